@@ -1,0 +1,1 @@
+"""Blocks in, scores out, in closed form: quadratic fits, signatures, compression, atypicality."""

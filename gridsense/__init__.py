@@ -1,0 +1,1 @@
+"""GridSense: streaming anomaly detection for synchrophasors. Start reading at `gridsense.pipeline`."""

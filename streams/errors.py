@@ -1,0 +1,37 @@
+"""The errors of `streams`, drawn.
+
+    StreamsError
+    ├── CaptureError        a file cannot be read as a capture or byte stream
+    ├── FrameError          bytes that claim to be a frame are not one
+    │   └── ConfigurationError   a configuration frame contradicts itself
+    ├── ArchiveError        a Parquet or CSV archive cannot be read or written
+    └── AlignmentError      sources cannot stand on one reporting grid
+
+A class exists only where a caller catches it differently. A message says what, which, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class StreamsError(Exception):
+    """Root of every error that `streams` raises on purpose."""
+
+
+class CaptureError(StreamsError):
+    """A file cannot be read as a capture, a byte stream or an archive."""
+
+
+class FrameError(StreamsError):
+    """Bytes that claim to be a frame are not one; the message names the field."""
+
+
+class ConfigurationError(FrameError):
+    """A configuration frame contradicts itself or has not been seen yet."""
+
+
+class ArchiveError(StreamsError):
+    """A Parquet or CSV archive cannot be read or written; the message names the column."""
+
+
+class AlignmentError(StreamsError):
+    """Sources cannot stand on one reporting grid, for example at different rates."""
