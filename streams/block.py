@@ -119,7 +119,8 @@ class Block:
     @property
     def good(self) -> NDArray[np.bool_]:
         """`(T, S, C)`: True where the sample may be used (good, or only marked)."""
-        return (self.quality == 0) | (self.quality >= MARK_ONLY)
+        good: NDArray[np.bool_] = (self.quality == 0) | (self.quality >= MARK_ONLY)
+        return good
 
     @property
     def coverage(self) -> NDArray[np.float32]:
@@ -127,4 +128,5 @@ class Block:
         own = self.table.present[None]
         count = np.broadcast_to(own, self.quality.shape).sum((0, 2))
         with np.errstate(invalid="ignore"):
-            return ((self.good & own).sum((0, 2)) / count).astype(np.float32)
+            share: NDArray[np.float64] = (self.good & own).sum((0, 2)) / count
+        return share.astype(np.float32)
