@@ -144,7 +144,7 @@ class ChannelTable:
 
         Parameters
         ----------
-        quantities
+        *quantities
             Any of these counts.
 
         Returns
