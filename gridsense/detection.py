@@ -1,0 +1,482 @@
+"""Scores in, events out: thresholds, hysteresis, merging in time and over PMUs, and the verdict.
+
+In: what every scorer said at consecutive ticks, for each PMU and for the grid. Out: events, one a disturbance,
+raised once and closed once. Nothing here knows how a score was made. The rules, in the order of a tick:
+
+1. The grid's score over its threshold opens the *grid* event; while it is open it takes up every PMU that exceeds.
+1. The grid's score over its threshold opens the *grid* event; while open, it takes up every PMU that exceeds.
+3. An event ends when nothing has exceeded for `merge_s`; what exceeds before that belongs to it.
+4. A score over a long window still holds a disturbance after it has ended: it speaks once that has left its window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gridsense.events import Cause, Contribution, Event, event_id
+from gridsense.naming import FAMILY, Course, name_grid, name_local
+from streams.channels import ChannelTable, Quantity
+
+DAY_S = 86_400.0
+NEVER = int(np.iinfo(np.int64).min // 4)
+"""A time before every other, far enough from the edge that differences do not overflow."""
+SETTLE = 0.2
+"""Weight of a tick in the level before a disturbance: about a second at five ticks a second."""
+
+Explain = Callable[[str, int, int], tuple[Contribution, ...]]
+"""(scorer, tick, place on the stream axis) -> the largest terms of that score, largest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator sets, and what follows from how disturbances look.
+
+    Attributes
+    ----------
+    false_alarms_per_day
+        Expected false grid events a day; the same number again for all PMUs alone together.
+    hysteresis
+        In -ln p: an event holds until the score is this far below its threshold.
+    merge_s
+        What follows within this time belongs to the same disturbance.
+    confirm_s
+        How long a PMU that exceeds alone waits for the grid to agree.
+    """
+
+    false_alarms_per_day: float = 1.0
+    hysteresis: float = 4.0
+    merge_s: float = 8.0
+    confirm_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One scorer's words at `K` ticks.
+
+    Attributes
+    ----------
+    name
+        The scorer.
+    window_s
+        How far back a score looks.
+    score
+        `(K, S)` -ln p of each PMU; NaN where refused, learning, or not due at this tick.
+    grid
+        `(K,)` -ln p of the grid; NaN likewise.
+    """
+
+    name: str
+    window_s: float
+    score: NDArray[np.float64]
+    grid: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Everything that the detector sees of `K` consecutive ticks of `H` frames each.
+
+    Attributes
+    ----------
+    time_ns
+        `(K,)` time of each tick's last frame.
+    tracks
+        One for each scorer, fastest first, the same at every call.
+    signals
+        `(K, H, S, C)` float32: the derived signals, NaN where masked.
+    refused
+        `(K, S)`: True where the PMU had refused frames in this tick: its score cannot accuse anybody.
+    """
+
+    time_ns: NDArray[np.int64]
+    tracks: Sequence[Track]
+    signals: NDArray[np.float32]
+    refused: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """The grid event while it is open.
+
+    Attributes
+    ----------
+    event
+        As it stands.
+    slow_s
+        Window of the scorer that opened it, where it was not the fastest; else 0.
+    active_ns
+        Last time at which it was seen.
+    first_ns, peak
+        `(S,)`: when each PMU first exceeded (`NEVER` where it did not), and its greatest score.
+    course
+        How far the signals went.
+    """
+
+    event: Event
+    slow_s: float
+    active_ns: int
+    first_ns: NDArray[np.int64]
+    peak: NDArray[np.float64]
+    course: Course
+
+
+@dataclass(slots=True)
+class State:
+    """All that the detector remembers. A step works on a copy.
+
+    Attributes
+    ----------
+    active_ns
+        `(S,)`: when a PMU alone last exceeded; `NEVER` where it did not.
+    refused_ns
+        `(S,)`: last tick with refused frames.
+    before
+        `(S, C)`: level of each signal while nothing is open.
+    pending, local
+        Events of PMUs alone by place on the stream axis: not yet confirmed to be alone, and raised.
+    grid
+        The open grid event.
+    grid_ns
+        When the grid's fastest score last exceeded.
+    """
+
+    active_ns: NDArray[np.int64]
+    refused_ns: NDArray[np.int64]
+    before: NDArray[np.float32]
+    pending: dict[int, Event]
+    local: dict[int, Event]
+    grid: Disturbance | None
+    grid_ns: int
+
+    def copy(self) -> State:
+        """Copy what a step changes in place.
+
+        Returns
+        -------
+        State
+            Independent of this one.
+        """
+        return State(
+            self.active_ns.copy(),
+            self.refused_ns.copy(),
+            self.before,
+            dict(self.pending),
+            dict(self.local),
+            self.grid,
+            self.grid_ns,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tick:
+    """One tick, weighed: `excess` over the threshold and `by` whose score, `(S,)` each."""
+
+    k: int
+    now: int
+    tracks: Sequence[Track]
+    signals: NDArray[np.float32]
+    excess: NDArray[np.float64]
+    by: NDArray[np.int64]
+    explain: Explain
+
+
+class Detector:
+    """Detects on one channel table; see the module for the rules.
+
+    Parameters
+    ----------
+    settings
+        Budget and times.
+    table
+        The derived signals.
+    source
+        Name of what is watched, for the events.
+    tick_ns
+        From one tick to the next.
+    """
+
+    def __init__(self, settings: Settings, table: ChannelTable, source: str, tick_ns: int) -> None:
+        self.settings = settings
+        self.table = table
+        self.source = source
+        self.tick_ns = tick_ns
+        self.merge_ns = round(settings.merge_s * 1e9)
+        self.confirm_ns = round(settings.confirm_s * 1e9)
+        self.families = {channel_words(c.name, c.quantity): FAMILY[c.quantity] for p in table.pmus for c in p.channels}
+
+    def initial(self) -> State:
+        """Begin with nothing open.
+
+        Returns
+        -------
+        State
+            For the first `step`.
+        """
+        count = len(self.table.pmus)
+        return State(
+            active_ns=np.full(count, NEVER),
+            refused_ns=np.full(count, NEVER),
+            before=np.full((count, self.table.width), np.nan, np.float32),
+            pending={},
+            local={},
+            grid=None,
+            grid_ns=NEVER,
+        )
+
+    def step(self, state: State, ticks: Ticks, explain: Explain) -> tuple[State, list[Event]]:
+        """Go on by some ticks.
+
+        Parameters
+        ----------
+        state
+            Where the last step ended; it is left as it is.
+        ticks
+            The next ticks, none left out.
+        explain
+            Asked only where an event is raised or grows.
+
+        Returns
+        -------
+        tuple[State, list[Event]]
+            The new state, and each event that was raised or closed, in order.
+        """
+        state = state.copy()
+        out: list[Event] = []
+        for k, now in enumerate(ticks.time_ns.tolist()):
+            state.refused_ns[ticks.refused[k]] = now
+            tick = self._weigh(state, ticks, k, explain)
+            out += self._grid(state, tick)
+            out += self._local(state, tick)
+            if state.grid is None:
+                state.before = _settle(state.before, _level(tick.signals))
+        return state, out
+
+    def open(self, state: State) -> list[Event]:
+        """Say what is open.
+
+        Parameters
+        ----------
+        state
+            Any state.
+
+        Returns
+        -------
+        list[Event]
+            Open events as they stand, their end unknown.
+        """
+        return [*([state.grid.event] if state.grid else []), *state.local.values()]
+
+    def _weigh(self, state: State, ticks: Ticks, k: int, explain: Explain) -> _Tick:
+        """Hold every PMU's scores against their thresholds."""
+        now, count = int(ticks.time_ns[k]), len(self.table.pmus)
+        excess, by = np.full(count, -np.inf), np.zeros(count, np.int64)
+        last = np.maximum(np.maximum(state.active_ns, state.refused_ns), state.grid_ns)
+        for i, track in enumerate(ticks.tracks):
+            over = track.score[k] - threshold(self.settings, track.window_s, len(ticks.tracks), count)
+            take = over > excess
+            if i:
+                take &= now - last > round(track.window_s * 1e9)
+            excess, by = np.where(take, over, excess), np.where(take, i, by)
+        return _Tick(k, now, ticks.tracks, ticks.signals[k], excess, by, explain)
+
+    def _grid(self, state: State, tick: _Tick) -> list[Event]:
+        """Open, carry on or close the grid's event."""
+        over, by = -math.inf, 0
+        for i, track in enumerate(tick.tracks):
+            value = float(track.grid[tick.k]) - threshold(self.settings, track.window_s, len(tick.tracks))
+            opener = state.grid is not None and state.grid.slow_s == track.window_s
+            settled = tick.now - state.grid_ns > round(track.window_s * 1e9)
+            if (i == 0 or opener or settled) and value > over:
+                over, by = value, i
+        raised = state.grid is None and over > 0
+        if raised:
+            state.grid = self._begin(state, tick, by)
+        if state.grid is None:
+            return []
+        held = over > -self.settings.hysteresis
+        if held and by == 0:
+            state.grid_ns = tick.now
+        state.grid = grid = self._grow(state.grid, tick, held=held)
+        state.pending.clear()
+        if raised:
+            return [grid.event]
+        if tick.now - grid.active_ns < self.merge_ns:
+            return []
+        state.grid = None
+        return [replace(grid.event, end_ns=max(grid.active_ns - round(grid.slow_s * 1e9), grid.event.raised_ns))]
+
+    def _begin(self, state: State, tick: _Tick, by: int) -> Disturbance:
+        """Open the grid's event: PMUs that were waiting for confirmation saw it first."""
+        track = tick.tracks[by]
+        score = _known(track.score[tick.k])
+        first = np.where(tick.excess > 0, tick.now, NEVER)
+        for s, waiting in state.pending.items():
+            first[s] = waiting.onset_ns + self.tick_ns
+        seen = first != NEVER
+        earliest = int(first[seen].min()) if seen.any() else tick.now
+        candidates = np.where(first == earliest, score, -np.inf) if seen.any() else score
+        first_pmu = self.table.pmus[int(candidates.argmax())].name
+        onset = earliest - self.tick_ns
+        event = Event(
+            id=event_id(self.source, onset, first_pmu, Cause.GRID),
+            source=self.source,
+            onset_ns=onset,
+            raised_ns=tick.now,
+            end_ns=None,
+            cause=Cause.GRID,
+            kind="",
+            first_pmu=first_pmu,
+            pmus=(),
+            minus_ln_p=-math.inf,
+            scorer=track.name,
+            contributions=(),
+            sentence="",
+        )
+        return Disturbance(
+            event=event,
+            slow_s=track.window_s if by else 0.0,
+            active_ns=tick.now,
+            first_ns=first,
+            peak=np.full(len(score), -np.inf),
+            course=Course(state.before, state.before, state.before, state.before),
+        )
+
+    def _grow(self, grid: Disturbance, tick: _Tick, *, held: bool) -> Disturbance:
+        """Take up what this tick adds to the open event."""
+        course = Course(
+            before=grid.course.before,
+            low=np.fmin(grid.course.low, np.fmin.reduce(tick.signals, axis=0)),
+            high=np.fmax(grid.course.high, np.fmax.reduce(tick.signals, axis=0)),
+            after=_settle(grid.course.after, _level(tick.signals)),
+        )
+        if not held:
+            return replace(grid, course=course)
+        first = np.where((grid.first_ns == NEVER) & (tick.excess > 0), tick.now, grid.first_ns)
+        peak = np.fmax(grid.peak, np.where(tick.excess > 0, tick.excess, -np.inf))
+        order = np.argsort(-peak, kind="stable")
+        pmus = tuple(self.table.pmus[s].name for s in order.tolist() if first[s] != NEVER)
+        event = replace(grid.event, pmus=pmus or (grid.event.first_pmu,))
+        track = next(track for track in tick.tracks if track.name == event.scorer)
+        strongest = float(track.grid[tick.k])
+        if strongest > event.minus_ln_p:
+            worst = int(_known(track.score[tick.k]).argmax())
+            event = replace(event, minus_ln_p=strongest, contributions=tick.explain(track.name, tick.k, worst))
+        lasted_s = (tick.now - event.onset_ns) / 1e9
+        kind, sentence = name_grid(course, self.table, event.pmus, slow=grid.slow_s > 0, duration_s=lasted_s)
+        event = replace(event, kind=kind, sentence=_join(sentence, event.contributions))
+        return replace(grid, event=event, active_ns=tick.now, first_ns=first, peak=peak, course=course)
+
+    def _local(self, state: State, tick: _Tick) -> list[Event]:
+        """Open, carry on or close the events of PMUs that exceed alone."""
+        out: list[Event] = []
+        if state.grid is None:
+            for s in np.flatnonzero((tick.excess > 0) & (tick.now - state.active_ns >= self.merge_ns)).tolist():
+                if s not in state.pending and s not in state.local:
+                    state.pending[s] = self._alone(tick, s)
+            for s in [s for s, event in state.pending.items() if tick.now >= event.raised_ns]:
+                state.local[s] = state.pending.pop(s)
+                state.active_ns[s] = tick.now
+                out.append(state.local[s])
+        opened = np.zeros(len(tick.excess), bool)
+        opened[list(state.local)] = True
+        state.active_ns[opened & (tick.excess > -self.settings.hysteresis)] = tick.now
+        for s in np.flatnonzero(opened & (tick.now - state.active_ns >= self.merge_ns)).tolist():
+            event = state.local.pop(s)
+            out.append(replace(event, end_ns=max(int(state.active_ns[s]), event.raised_ns)))
+        return out
+
+    def _alone(self, tick: _Tick, s: int) -> Event:
+        """Write down what one PMU says, to be raised unless the grid says it too."""
+        track, name, onset = tick.tracks[int(tick.by[s])], self.table.pmus[s].name, tick.now - self.tick_ns
+        contributions = tick.explain(track.name, tick.k, s)
+        cause, kind = name_local(contributions, self.families)
+        if cause is Cause.UNKNOWN and len(self.table.pmus) == 1:
+            cause, kind = Cause.GRID, "disturbance"  # all its signals moved and there is nobody to contradict
+        words = "moves alone" if len(self.table.pmus) > 1 else "moves"
+        return Event(
+            id=event_id(self.source, onset, name, cause),
+            source=self.source,
+            onset_ns=onset,
+            raised_ns=tick.now + self.confirm_ns,
+            end_ns=None,
+            cause=cause,
+            kind=kind,
+            first_pmu=name,
+            pmus=(name,),
+            minus_ln_p=float(track.score[tick.k, s]),
+            scorer=track.name,
+            contributions=contributions,
+            sentence=_join(f"{name} {words}", contributions),
+        )
+
+
+def threshold(settings: Settings, window_s: float, scorers: int, streams: int = 1) -> float:
+    """Turn false alarms a day into a threshold on -ln p.
+
+    Parameters
+    ----------
+    settings
+        The budget.
+    window_s
+        Scores whose windows overlap are not independent: there are as many as windows side by side.
+    scorers, streams
+        Among how many the budget is shared.
+
+    Returns
+    -------
+    float
+        -ln p above which a score counts.
+    """
+    return math.log(DAY_S / window_s * scorers * streams / settings.false_alarms_per_day)
+
+
+def channel_words(name: str, quantity: Quantity) -> str:
+    """Name a signal as an operator would.
+
+    Parameters
+    ----------
+    name, quantity
+        Of the channel.
+
+    Returns
+    -------
+    str
+        For example ``voltage magnitude Bus 2``.
+    """
+    words = quantity.replace("_", " ")
+    return words if quantity in {Quantity.FREQUENCY, Quantity.ROCOF} else f"{words} {name}".rstrip()
+
+
+def _join(sentence: str, contributions: Sequence[Contribution]) -> str:
+    """Add the largest term to a sentence."""
+    if not contributions:
+        return sentence
+    top = contributions[0]
+    return f"{sentence}; {top.channel} at {top.pmu}: {top.descriptor} {abs(top.value):.1f} sd {_side(top.value)} usual"
+
+
+def _side(value: float) -> str:
+    return "above" if value > 0 else "below"
+
+
+def _level(signals: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`(S, C)` mean of the good frames of one tick, NaN where there are none."""
+    good = ~np.isnan(signals)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(good, signals, 0).sum(axis=0, dtype=np.float64) / good.sum(axis=0)
+    return mean.astype(np.float32)
+
+
+def _known(score: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Let a PMU without a score stand behind all others."""
+    return np.nan_to_num(score, nan=-np.inf)
+
+
+def _settle(level: NDArray[np.float32], new: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Follow a level slowly; begin with the first good value, hold where there is none."""
+    moved = np.where(np.isnan(level), new, level + np.float32(SETTLE) * (new - level))
+    return np.where(np.isnan(new), level, moved)
