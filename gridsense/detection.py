@@ -3,8 +3,8 @@
 In: what every scorer said at consecutive ticks, for each PMU and for the grid. Out: events, one a disturbance,
 raised once and closed once. Nothing here knows how a score was made. The rules, in the order of a tick:
 
-1. The grid's score over its threshold opens the *grid* event; while it is open it takes up every PMU that exceeds.
 1. The grid's score over its threshold opens the *grid* event; while open, it takes up every PMU that exceeds.
+2. A PMU that exceeds alone waits `confirm_s` for the grid to agree; then it is an event, *data* or *unknown*.
 3. An event ends when nothing has exceeded for `merge_s`; what exceeds before that belongs to it.
 4. A score over a long window still holds a disturbance after it has ended: it speaks once that has left its window.
 """
