@@ -1,0 +1,38 @@
+"""The errors of `gridsense`, drawn, and what the command line makes of every error that is raised on purpose.
+
+    GridSenseError
+    ├── UsageError           what was asked for cannot be asked for           exit 2
+    ├── InputError           a file cannot be read or understood              exit 3
+    │   └── LabelError       a file of labels
+    ├── StoreError           the event store cannot be opened or written      exit 3
+    └── PeerError            a broker or worker cannot be reached             exit 4
+
+`streams.errors.StreamsError` and `baselines.errors.BaselineError` are the roots of the libraries'; both exit with 3.
+A class exists only where a caller catches it differently. A message says what, which, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class GridSenseError(Exception):
+    """Root of every error that `gridsense` raises on purpose."""
+
+
+class UsageError(GridSenseError):
+    """What was asked for cannot be asked for; the message names the option."""
+
+
+class InputError(GridSenseError):
+    """A file cannot be read or understood; the message names the file."""
+
+
+class LabelError(InputError):
+    """A file of labels is missing or is not one."""
+
+
+class StoreError(GridSenseError):
+    """The event store cannot be opened or written."""
+
+
+class PeerError(GridSenseError):
+    """A broker or worker cannot be reached."""

@@ -1,0 +1,176 @@
+"""The detector's rules on scores made up for the purpose: one disturbance, one event, with the right verdict."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gridsense.detection import Detector, Settings, Ticks, Track, threshold
+from gridsense.events import Cause, Contribution, Event
+from streams.channels import Channel, ChannelTable, Phase, Pmu, Quantity
+
+HZ = 5
+TICK_NS = 200_000_000
+S, C, H = 6, 2, 6
+CHANNELS = (
+    Channel("V1", Quantity.VOLTAGE_MAGNITUDE, Phase.POSITIVE, "pu", 1.0),
+    Channel("", Quantity.FREQUENCY, unit="Hz", nominal=60.0),
+)
+TABLE = ChannelTable(tuple(Pmu(f"bus{s}", s + 1, f"bus{s}", 60, CHANNELS, "pdc") for s in range(S)))
+QUIET = 1.0
+LOUD = 100.0
+
+
+def explain(_scorer: str, _tick: int, s: int) -> tuple[Contribution, ...]:
+    return (Contribution(f"bus{s}", "voltage magnitude V1", "step", -9.0),)
+
+
+def made(seconds: float) -> Ticks:
+    """Quiet ticks to write into."""
+    k = round(seconds * HZ)
+    signals = np.broadcast_to(np.array([1.0, 60.0], np.float32), (k, H, S, C)).copy()
+    fast = Track("fit", 1.0, np.full((k, S), QUIET), np.full(k, QUIET))
+    slow = Track("10s", 10.0, np.full((k, S), QUIET), np.full(k, QUIET))
+    return Ticks(np.arange(1, k + 1) * TICK_NS, (fast, slow), signals, np.zeros((k, S), bool))
+
+
+def at(_ticks: Ticks, begin_s: float, end_s: float) -> slice:
+    return slice(round(begin_s * HZ), round(end_s * HZ))
+
+
+def run(ticks: Ticks, cuts: tuple[int, ...] = (), settings: Settings | None = None) -> list[Event]:
+    detector = Detector(settings or Settings(), TABLE, "test", TICK_NS)
+    state, out = detector.initial(), []
+    edges = [0, *cuts, len(ticks.time_ns)]
+    for a, b in itertools.pairwise(edges):
+        tracks = tuple(replace(t, score=t.score[a:b], grid=t.grid[a:b]) for t in ticks.tracks)
+        part = Ticks(ticks.time_ns[a:b], tracks, ticks.signals[a:b], ticks.refused[a:b])
+
+        def shifted(scorer: str, tick: int, s: int) -> tuple[Contribution, ...]:
+            return explain(scorer, tick, s)
+
+        state, events = detector.step(state, part, shifted)
+        out += events
+    return out + detector.open(state)
+
+
+def newest(events: list[Event]) -> list[Event]:
+    return list({e.id: e for e in events}.values())
+
+
+def test_quiet_scores_raise_nothing() -> None:
+    assert run(made(120)) == []
+
+
+def test_a_disturbance_is_one_grid_event_with_all_that_saw_it() -> None:
+    ticks = made(60)
+    ticks.tracks[0].score[at(ticks, 20, 22), :4] = LOUD
+    ticks.tracks[0].score[at(ticks, 20, 22), 2] = LOUD + 5
+    ticks.tracks[0].grid[at(ticks, 20.2, 22)] = LOUD
+    ticks.signals[at(ticks, 20, 20.2), :, 2, 0] = 0.4
+    (event,) = newest(run(ticks))
+    assert event.cause is Cause.GRID
+    assert event.first_pmu == "bus2"
+    assert set(event.pmus) == {"bus0", "bus1", "bus2", "bus3"}
+    assert event.onset_ns == 20 * 10**9
+    assert event.raised_ns == pytest.approx(20.4e9)
+    assert event.end_ns == pytest.approx(22e9)
+
+
+def test_a_deep_dip_is_named_a_fault() -> None:
+    ticks = made(60)
+    ticks.tracks[0].score[at(ticks, 20, 22)] = LOUD
+    ticks.tracks[0].grid[at(ticks, 20, 22)] = LOUD
+    ticks.signals[at(ticks, 20, 20.2), :, 2, 0] = 0.4
+    (event,) = newest(run(ticks))
+    assert event.kind == "fault"
+    assert "0.40 of its level at bus2" in event.sentence
+
+
+def test_what_follows_within_the_merge_time_belongs_to_it() -> None:
+    ticks = made(80)
+    for begin in (20, 26):
+        ticks.tracks[0].score[at(ticks, begin, begin + 1)] = LOUD
+        ticks.tracks[0].grid[at(ticks, begin, begin + 1)] = LOUD
+    (event,) = newest(run(ticks))
+    assert event.end_ns == pytest.approx(27e9)
+
+
+def test_two_disturbances_apart_are_two_events() -> None:
+    ticks = made(80)
+    for begin in (20, 50):
+        ticks.tracks[0].grid[at(ticks, begin, begin + 1)] = LOUD
+    events = newest(run(ticks))
+    assert [e.cause for e in events] == [Cause.GRID, Cause.GRID]
+
+
+def test_a_pmu_alone_waits_and_is_data() -> None:
+    ticks = made(60)
+    ticks.tracks[0].score[at(ticks, 20, 21), 3] = LOUD
+    (event,) = newest(run(ticks))
+    assert event.cause is Cause.DATA
+    assert event.kind == "voltage_measurement"
+    assert event.pmus == ("bus3",)
+    assert event.raised_ns - event.onset_ns == pytest.approx(1.2e9)
+
+
+def test_a_pmu_that_the_grid_confirms_is_no_event_of_its_own() -> None:
+    ticks = made(60)
+    ticks.tracks[0].score[at(ticks, 20, 21), 3] = LOUD
+    ticks.tracks[0].grid[at(ticks, 20.6, 21)] = LOUD
+    (event,) = newest(run(ticks))
+    assert event.cause is Cause.GRID
+    assert event.onset_ns == 20 * 10**9
+    assert event.first_pmu == "bus3"
+
+
+def test_a_long_window_does_not_raise_what_the_fast_score_has_seen() -> None:
+    ticks = made(120)
+    ticks.tracks[0].grid[at(ticks, 20, 21)] = LOUD
+    ticks.tracks[1].grid[at(ticks, 20, 31)] = LOUD
+    assert len(newest(run(ticks))) == 1
+
+
+def test_a_long_window_alone_raises_an_oscillation() -> None:
+    ticks = made(120)
+    ticks.tracks[1].grid[at(ticks, 40, 80)] = LOUD
+    (event,) = newest(run(ticks))
+    assert event.kind == "oscillation"
+    assert event.scorer == "10s"
+    assert event.end_ns is not None
+    assert event.end_ns < 80e9
+
+
+def test_refused_scores_raise_nothing() -> None:
+    ticks = made(60)
+    ticks.tracks[0].score[:] = np.nan
+    ticks.tracks[0].grid[:] = np.nan
+    ticks.tracks[1].score[:] = np.nan
+    ticks.tracks[1].grid[:] = np.nan
+    assert run(ticks) == []
+
+
+def test_an_event_that_lasts_has_no_end() -> None:
+    ticks = made(30)
+    ticks.tracks[0].grid[at(ticks, 20, 30)] = LOUD
+    (event,) = newest(run(ticks))
+    assert event.end_ns is None
+
+
+@pytest.mark.parametrize("cuts", [(1,), (99, 100, 101), (103,), tuple(range(1, 300, 7))])
+def test_events_do_not_depend_on_how_the_ticks_are_cut(cuts: tuple[int, ...]) -> None:
+    ticks = made(60)
+    ticks.tracks[0].score[at(ticks, 20, 21), 3] = LOUD
+    ticks.tracks[0].grid[at(ticks, 20.6, 21)] = LOUD
+    ticks.tracks[0].score[at(ticks, 40, 41), 1] = LOUD
+    ticks.signals[at(ticks, 20, 20.2), :, 2, 0] = 0.4
+    assert run(ticks, cuts) == run(ticks)
+
+
+def test_the_threshold_is_a_budget_of_false_alarms() -> None:
+    assert threshold(Settings(false_alarms_per_day=1.0), 1.0, 1) == pytest.approx(np.log(86_400))
+    tight, loose = Settings(false_alarms_per_day=0.1), Settings(false_alarms_per_day=10.0)
+    assert threshold(tight, 1.0, 1) - threshold(loose, 1.0, 1) == pytest.approx(np.log(100))
