@@ -171,6 +171,10 @@ class StreamParser:
         float32 for the pipeline, float64 for exact archives.
     known
         Configurations by ID code to fall back on while the stream has shown none of its own; the owner may change it.
+    initial
+        IEEE 1344 only: the stream's configuration, where it was seen elsewhere.
+    values
+        False to check and count frames without decoding data.
     """
 
     def __init__(
@@ -178,18 +182,25 @@ class StreamParser:
         source: str = "",
         dtype: DTypeLike = np.float32,
         known: Mapping[int, ConfigurationFrame] = MappingProxyType({}),
+        *,
+        initial: ConfigurationFrame | None = None,
+        values: bool = True,
     ) -> None:
         self.counts = Counts()
         self.protocol = Protocol.UNKNOWN
         self._source = source
         self._dtype = dtype
         self._known = known
+        self._values = values
         self._layouts: dict[int, Layout] = {}
         self._fallbacks: dict[int, Layout] = {}
         self._fragments: dict[int, list[bytes]] = {}
         self._rest = b""
         self._last_arrival_ns: int | None = None
         self._synchronised = True  # a stream is taken to start with a frame, until it shows otherwise
+        if initial is not None and initial.version == ieee1344.VERSION:
+            self.protocol = Protocol.IEEE1344
+            self._layouts[initial.id_code] = ieee1344.compile_layout(initial, source)
 
     def feed(self, data: bytes, arrival_ns: int | None = None) -> list[Item]:
         """Take bytes in.
@@ -482,7 +493,7 @@ class StreamParser:
 
     def _decoded(self, walk: _Walk) -> list[Item]:
         """Decode what has run up."""
-        batches: list[Item] = [self._decode(walk, runs) for runs in walk.runs.values()]
+        batches: list[Item] = [self._decode(walk, runs) for runs in walk.runs.values() if self._values]
         walk.runs.clear()
         return batches
 
