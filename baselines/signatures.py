@@ -1,0 +1,197 @@
+"""Signatures: what a stretch of fits says of a stream, as one vector a moment.
+
+In: fits every hop, with the lowest and highest sample of the hop. Out: the vector of the newest fit, and summaries
+(least, greatest, mean, standard deviation of a, b, c, d) over a sliding period, put together from partial summaries of
+a second. It judges nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.quadratic import unwrap
+
+FAST_DESCRIPTORS = ("step", "slope", "curvature", "misfit")
+"""Columns of the newest fit: a against the a of a second before, b, c, d."""
+
+STATISTICS = ("min", "max", "mean", "sd")
+COEFFICIENTS = ("a", "b", "c", "d")
+SUMMARY_DESCRIPTORS = tuple(f"{c}_{s}" for c in COEFFICIENTS for s in STATISTICS)
+"""Columns of a summary: of each coefficient, least, greatest, mean and standard deviation."""
+
+LOGGED_DESCRIPTORS = frozenset({"misfit", "a_sd", "b_sd", "c_sd", "d_min", "d_max", "d_mean", "d_sd"})
+"""Columns that cannot be negative: their logarithms are nearer to normal than they are."""
+
+LEAST_SHARE = 1 / 7
+"""Share of a period's fits that a column needs to count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partials:
+    """Summaries of one second each, ready to be joined; a's are relative to `base`.
+
+    Attributes
+    ----------
+    base
+        `(S, P, C)` float32: the second's first a; NaN where it has no fit.
+    count
+        `(S, P, C)` uint8: fits.
+    least
+        `(S, P, C, 4)` float32 of a, b, c, d; a's is that of the samples themselves.
+    most
+        `(S, P, C, 4)` float32, likewise.
+    mean
+        `(S, P, C, 4)` float32.
+    scatter
+        `(S, P, C, 4)` float32: sum of squared deviations from the mean.
+    """
+
+    base: NDArray[np.float32]
+    count: NDArray[np.uint8]
+    least: NDArray[np.float32]
+    most: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    scatter: NDArray[np.float32]
+
+
+def wrapped(difference: NDArray[np.float32], turn: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring differences of angles within half a turn; leave other quantities as they are, bit for bit.
+
+    Parameters
+    ----------
+    difference
+        `(..., C)` unit of the channel.
+    turn
+        Broadcasts with it: 360 for degrees, 0 for what does not wrap.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        `(..., C)`, changed in place.
+    """
+    if turn.any():
+        unwrap(difference, turn)
+    return difference
+
+
+def fast_vectors(fits: NDArray[np.float32], lag: int, turn: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Describe the newest fit, for successive fits.
+
+    Parameters
+    ----------
+    fits
+        `(S, lag + K, C, 4)` a, b, c, d; NaN where there is no fit.
+    lag
+        Fits in a second: how far back the step is measured.
+    turn
+        `(S, C)`: see `wrapped`.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        `(K, S, C * 4)`: channel by channel, `FAST_DESCRIPTORS` of each.
+    """
+    out = np.array(fits[:, lag:])
+    out[..., 0] = wrapped(out[..., 0] - fits[:, : fits.shape[1] - lag, :, 0], turn[:, None])
+    return np.ascontiguousarray(out.swapaxes(0, 1)).reshape(out.shape[1], len(out), 4 * out.shape[2])
+
+
+def summarise_second(fits: NDArray[np.float32], extremes: NDArray[np.float32], turn: NDArray[np.float32]) -> Partials:
+    """Summarise the fits of one second.
+
+    Parameters
+    ----------
+    fits
+        `(S, J, C, 4)` a, b, c, d; NaN where there is no fit.
+    extremes
+        `(S, J, C, 2)` least and greatest sample of each hop; NaN where there is none.
+    turn
+        `(S, C)`: see `wrapped`.
+
+    Returns
+    -------
+    Partials
+        With `P` = 1.
+    """
+    streams, spans, channels, _ = fits.shape
+    there = np.isfinite(fits[..., 3])
+    count = there.sum(1, dtype=np.uint8)
+    base = np.full((streams, channels), np.nan, np.float32)
+    for j in range(spans - 1, -1, -1):
+        base = np.where(there[:, j], fits[:, j, :, 0], base)
+    relative = np.array(fits)
+    relative[..., 0] = wrapped(fits[..., 0] - base[:, None], turn[:, None])
+    samples = wrapped(extremes - base[:, None, :, None], turn[:, None, :, None])
+    least = np.full((streams, channels, 4), np.inf, np.float32)
+    most = np.full((streams, channels, 4), -np.inf, np.float32)
+    total = np.zeros((streams, channels, 4), np.float32)
+    for j in range(spans):
+        np.fmin(least, relative[:, j], out=least)
+        np.fmax(most, relative[:, j], out=most)
+        np.fmin(least[..., 0], samples[:, j, :, 0], out=least[..., 0])
+        np.fmax(most[..., 0], samples[:, j, :, 1], out=most[..., 0])
+        total += np.where(there[:, j, :, None], relative[:, j], 0)
+    mean = total / np.maximum(count, 1)[..., None].astype(np.float32)
+    scatter = np.zeros_like(total)
+    for j in range(spans):
+        away = np.where(there[:, j, :, None], relative[:, j] - mean, 0)
+        scatter += away * away
+    return Partials(base[:, None], count[:, None], least[:, None], most[:, None], mean[:, None], scatter[:, None])
+
+
+def summarise_period(
+    partials: Partials, spans: int, turn: NDArray[np.float32], *, absolute: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Join the partial summaries of a period.
+
+    Parameters
+    ----------
+    partials
+        Of the period's seconds, in order.
+    spans
+        Fits in a second without gaps.
+    turn
+        `(S, C)`: see `wrapped`.
+    absolute
+        Keep the level of a, as PNNL does; else least, greatest and mean of a are relative to the period's first a, so
+        that a slow wander over hours is not atypical.
+
+    Returns
+    -------
+    tuple[NDArray[np.float32], NDArray[np.float32]]
+        `(S, C * 16)`: channel by channel, `SUMMARY_DESCRIPTORS` of each, NaN where too few fits are there; and
+        `(S, C)` the share of the fits that are there.
+    """
+    streams, seconds, channels = partials.base.shape
+    base = np.full((streams, channels), np.nan, np.float32)
+    for p in range(seconds - 1, -1, -1):
+        base = np.where(partials.count[:, p] > 0, partials.base[:, p], base)
+    least = np.full((streams, channels, 4), np.inf, np.float32)
+    most = np.full((streams, channels, 4), -np.inf, np.float32)
+    count = np.zeros((streams, channels, 1))
+    mean = np.zeros((streams, channels, 4))
+    scatter = np.zeros((streams, channels, 4))
+    # Chan's update, one second after the other: the order of the sums is the order of time, whatever the block.
+    for p in range(seconds):
+        n = partials.count[:, p, :, None].astype(np.float64)
+        shift = np.where(n[..., 0] > 0, wrapped(partials.base[:, p] - base, turn), np.float32(0))
+        low, high, level = (np.array(part[:, p]) for part in (partials.least, partials.most, partials.mean))
+        for part in (low, high, level):
+            part[..., 0] += shift
+        np.fmin(least, np.where(n > 0, low, np.float32(np.inf)), out=least)
+        np.fmax(most, np.where(n > 0, high, np.float32(-np.inf)), out=most)
+        both = count + n
+        weight = n / np.maximum(both, 1)
+        away = np.where(n > 0, level - mean, 0)
+        mean += away * weight
+        scatter += np.where(n > 0, partials.scatter[:, p] + away * away * (count * weight), 0)
+        count = both
+    out = np.stack([least, most, mean, np.sqrt(scatter / np.maximum(count - 1, 1))], axis=-1, dtype=np.float64)
+    if absolute:
+        out[..., 0, :3] += base[..., None]
+    share = count[..., 0] / (seconds * spans)
+    out[(share < LEAST_SHARE) | (count[..., 0] < 2)] = np.nan
+    return out.reshape(streams, -1).astype(np.float32), share.astype(np.float32)
