@@ -36,6 +36,7 @@ from baselines.signatures import (
     SUMMARY_DESCRIPTORS,
     Partials,
     fast_vectors,
+    grain_factors,
     summarise_period,
     summarise_second,
 )
@@ -52,6 +53,9 @@ LEAST_VECTORS = 50
 
 WINDOWS_A_PERIOD = 5
 """A summary is learned from five times a period: oftener adds cost, hardly knowledge."""
+
+ROUNDING = 4e-7
+"""Relative change of a float32 that is no more than rounding in what came before."""
 
 CHUNK = 1 << 22
 """Samples of a block that are worked on at a time."""
@@ -125,7 +129,7 @@ class Settings:
     @cached_property
     def hop(self) -> int:
         """Frames from one fit to the next."""
-        return max(1, round(self.hop_s * self.rate_hz))
+        return min(max(1, round(self.hop_s * self.rate_hz)), self.points - 1)
 
     @cached_property
     def spans(self) -> int:
@@ -263,6 +267,8 @@ class State:
         `(S, spans, C, 4)` float32: the last second's a, b, c, d.
     extremes
         `(S, spans, C, 2)` float32: least and greatest sample of each hop.
+    grain
+        `(S, C)` float32: the smallest change of the samples seen yet, their quantum; infinite before the first.
     partials
         Partial summaries of the last seconds.
     layers
@@ -276,6 +282,7 @@ class State:
     turn: NDArray[np.float32]
     fits: NDArray[np.float32]
     extremes: NDArray[np.float32]
+    grain: NDArray[np.float32]
     partials: Partials
     layers: tuple[LayerState, ...]
 
@@ -372,6 +379,7 @@ def initial(
         turn=turns,
         fits=np.full((streams, spans, channels, 4), np.nan, np.float32),
         extremes=np.full((streams, spans, channels, 2), np.nan, np.float32),
+        grain=np.full((streams, channels), np.inf, np.float32),
         partials=Partials(
             nothing[..., 0].copy(), np.zeros(nothing.shape[:3], np.uint8), nothing, nothing, nothing, nothing
         ),
@@ -560,6 +568,7 @@ def _step(
     marks = np.concatenate([state.good.swapaxes(0, 1), good & np.isfinite(values) & state.present])
     ends = np.flatnonzero(slots % settings.hop == 0)
     fits, extremes, share = _fit_block(settings, state, samples, marks, ends + kept)
+    grain = _grains(settings, state, samples, marks, ends + kept)
     every = np.concatenate([state.fits, fits], axis=1)
     spread = np.concatenate([state.extremes, extremes], axis=1)
     partials, closing = state.partials, np.flatnonzero(slots[ends] % settings.second == 0)
@@ -575,18 +584,18 @@ def _step(
     layers, scores = [], []
     for i, layer in enumerate(settings.layers):
         if layer.period_s:
-            at = slots[ends][closing]
+            at, grains = slots[ends][closing], grain[closing]
             columns = state.layers[i].gathered.shape[2]
             vectors = np.array([v for v, _ in summaries[i]], np.float32).reshape(len(at), len(state.slot), columns)
             there = np.array([c for _, c in summaries[i]], np.float32).reshape(len(at), *state.present.shape)
         else:
-            at, there = slots[ends], share
+            at, there, grains = slots[ends], share, grain
             vectors = fast_vectors(every, settings.spans, state.turn)
         coverage = np.zeros(there.shape[:2], np.float32)
         for c in range(there.shape[2]):
             coverage += np.where(state.present[:, c], there[:, :, c], 0)
         coverage /= np.maximum(state.present.sum(1), 1).astype(np.float32)
-        after, score = _score_layer(settings, state, i, slots=at, vectors=vectors, coverage=coverage)
+        after, score = _score_layer(settings, state, i, slots=at, vectors=vectors, coverage=coverage, grains=grains)
         layers.append(after)
         scores.append(score)
     memory = settings.spans
@@ -598,6 +607,7 @@ def _step(
         turn=state.turn,
         fits=np.ascontiguousarray(every[:, every.shape[1] - memory :]),
         extremes=np.ascontiguousarray(spread[:, spread.shape[1] - memory :]),
+        grain=grain[-1] if len(grain) else state.grain,
         partials=partials,
         layers=tuple(layers),
     )
@@ -637,6 +647,26 @@ def _fit_block(
     return fits.transpose(1, 0, 2, 3), extremes.transpose(1, 0, 2, 3), share
 
 
+def _grains(
+    settings: Settings,
+    state: State,
+    samples: NDArray[np.float32],
+    marks: NDArray[np.bool_],
+    ends: NDArray[np.intp],
+) -> NDArray[np.float32]:
+    """`(K, S, C)`: the smallest change of the samples up to each end; changes within rounding are none."""
+    out = np.empty((len(ends), *state.present.shape), np.float32)
+    grain = state.grain
+    for k, end in enumerate(ends):
+        hop = samples[end - settings.hop : end + 1]
+        both = marks[end - settings.hop : end] & marks[end - settings.hop + 1 : end + 1]
+        change = np.abs(np.where(both, hop[1:] - hop[:-1], 0))
+        real = change > ROUNDING * np.abs(np.where(both, hop[1:], 0))
+        grain = np.minimum(grain, np.min(change, axis=0, where=real, initial=np.inf))
+        out[k] = grain
+    return out
+
+
 def _score_layer(
     settings: Settings,
     state: State,
@@ -645,8 +675,9 @@ def _score_layer(
     slots: NDArray[np.int64],
     vectors: NDArray[np.float32],
     coverage: NDArray[np.float32],
+    grains: NDArray[np.float32],
 ) -> tuple[LayerState, Scores]:
-    """Learn from, or score, the `(K, S, D)` vectors of one layer."""
+    """Learn from, or score, the `(K, S, D)` vectors of one layer; the samples' quanta are `(K, S, C)`."""
     layer, kind = state.layers[index], settings.layers[index]
     shape = vectors.shape[:2]
     far, surprise, global_score = (np.full(shape, np.nan) for _ in range(3))
@@ -686,7 +717,7 @@ def _score_layer(
             status[part][ok] = Status.SCORED
             status[part][learned & ~ok] = Status.REFUSED
             pattern[part] = np.where(ok, nearest, -1)
-        reference, taken = _learned(settings, index, logged, LayerState(gathered, taken, reference))
+        reference, taken = _learned(settings, index, logged, LayerState(gathered, taken, reference), grains[upto - 1])
         k = upto
     status[~covered & (status != Status.LEARNING)] = Status.REFUSED
     if reference.learned.all():
@@ -696,7 +727,11 @@ def _score_layer(
 
 
 def _learned(
-    settings: Settings, index: int, logged: NDArray[np.bool_], layer: LayerState
+    settings: Settings,
+    index: int,
+    logged: NDArray[np.bool_],
+    layer: LayerState,
+    grain: NDArray[np.float32],
 ) -> tuple[Reference, NDArray[np.int64]]:
     """Fit the references of the streams that have gathered enough."""
     kind = settings.layers[index]
@@ -704,8 +739,12 @@ def _learned(
     if not len(ready):
         return layer.reference, layer.taken
     reference, taken = _copied(layer.reference), layer.taken.copy()
+    factors = grain_factors(settings.descriptors(kind))
+    quanta = np.where(np.isfinite(grain), grain, 0).astype(np.float64)
     for s in ready:
-        if not learn(layer.gathered[s], logged, settings.overlap(kind), reference, int(s)):
+        grains = (quanta[s][:, None] * factors).reshape(-1)
+        rows = layer.gathered[s]
+        if not learn(rows, logged, grains, settings.overlap(kind), into=reference, stream=int(s)):
             log.warning("layer %s: stream %d did not vary while learning; it learns again", kind.name, s)
             taken[s] = 0
     return reference, taken

@@ -31,6 +31,12 @@ OUTLIER = 8.0
 OUTLIER_SHARE = 0.15
 """Windows of the reference that may be left out as disturbances; were there more, they would be what is typical."""
 
+GRAIN = 0.5
+"""Least standard deviation of a column, in what one quantum of the samples can do to it."""
+
+LOG_GRAIN = 0.3
+"""The same for the logarithm of a column no larger than its quantum."""
+
 COLUMN_SHARE = 0.5
 """Share of the reference in which a column must be there to count."""
 
@@ -143,7 +149,15 @@ def blank_reference(streams: int, columns: int) -> Reference:
     )
 
 
-def learn(vectors: NDArray[np.float32], logged: NDArray[np.bool_], overlap: int, into: Reference, stream: int) -> bool:
+def learn(
+    vectors: NDArray[np.float32],
+    logged: NDArray[np.bool_],
+    grains: NDArray[np.float64],
+    overlap: int,
+    *,
+    into: Reference,
+    stream: int,
+) -> bool:
     """Learn one stream's reference, in place of its row of `into`.
 
     Windows far from all others are left out as disturbances. The tail is fitted to distances of windows held out,
@@ -155,6 +169,9 @@ def learn(vectors: NDArray[np.float32], logged: NDArray[np.bool_], overlap: int,
         `(n, D)` in order of time; NaN where a column is not there.
     logged
         `(D,)` columns of which the logarithm is taken.
+    grains
+        `(D,)` how far one quantum of the samples can move a column, 0 where they are not quantised: within it nothing
+        is atypical, however rarely it was moved while learning.
     overlap
         How many successive vectors share samples: n / overlap are independent.
     into
@@ -168,7 +185,7 @@ def learn(vectors: NDArray[np.float32], logged: NDArray[np.bool_], overlap: int,
         False where the vectors hold too little (all columns constant, hardly a row complete): nothing is written.
     """
     x = vectors.astype(np.float64)
-    offset = _log_offsets(x, logged)
+    offset = _log_offsets(x, logged, grains)
     x = _with_logs(x, offset, logged)
     used = np.isfinite(x).mean(0) >= COLUMN_SHARE
     with np.errstate(invalid="ignore"):
@@ -177,7 +194,8 @@ def learn(vectors: NDArray[np.float32], logged: NDArray[np.bool_], overlap: int,
     if used.sum() < 1 or len(x) < 4 * FOLDS:
         return False
     x = x[:, used]
-    x = x[_ordinary(x)]
+    floor = np.where(logged, LOG_GRAIN * (offset <= grains * GRAIN), grains * GRAIN)[used]
+    x = x[_ordinary(x, floor)]
     independent = len(x) / overlap
     distances = []
     for fold in np.array_split(np.arange(len(x)), FOLDS):
@@ -185,11 +203,11 @@ def learn(vectors: NDArray[np.float32], logged: NDArray[np.bool_], overlap: int,
         train = x[~near]
         if len(train) < 8:
             return False
-        centre, scale = _moments(train)
+        centre, scale = _moments(train, floor)
         space = _principal((train - centre) / scale, len(train) / overlap)
         distances.append(_distance_of((x[fold] - centre) / scale, *space))
     held_out = np.concatenate(distances)
-    centre, scale = _moments(x)
+    centre, scale = _moments(x, floor)
     loadings, variances, rest = _principal((x - centre) / scale, independent)
     tail = fit_tail(held_out, independent)
     kept = len(variances)
@@ -327,23 +345,23 @@ def _with_logs(x: NDArray[np.float64], offset: NDArray[np.float64], logged: NDAr
     return out
 
 
-def _log_offsets(x: NDArray[np.float64], logged: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Take a tenth of what is typical: it bounds the logarithm of a column that is sometimes zero."""
+def _log_offsets(x: NDArray[np.float64], logged: NDArray[np.bool_], grains: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take a tenth of what is typical, or half a quantum: it bounds the logarithm where a column is sometimes zero."""
     offset = np.zeros(x.shape[1])
     for d in np.flatnonzero(logged):
         column = x[np.isfinite(x[:, d]), d]
         if len(column):
-            offset[d] = 0.1 * (float(np.median(column)) or float(column.mean()))
+            offset[d] = max(0.1 * (float(np.median(column)) or float(column.mean())), GRAIN * grains[d])
     return offset
 
 
-def _ordinary(x: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Mark the rows that are no disturbance; all of them where too many would be."""
+def _ordinary(x: NDArray[np.float64], floor: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark the rows that are no disturbance; where they are too many, the worst of them alone are left out."""
     middle = np.nanmedian(x, axis=0)
     away = np.abs(x - middle)
     spread = 1.4826 * np.nanmedian(away, axis=0)
     # A column that hardly ever changes has no median spread; its changes are what its standard deviation is made of.
-    spread = np.where(spread > 0, spread, np.nanstd(x, axis=0))
+    spread = np.maximum(np.where(spread > 0, spread, np.nanstd(x, axis=0)), floor)
     worst = np.nanmax(np.where(np.isfinite(away), away, 0) / spread, axis=1)
     odd = worst > OUTLIER
     if odd.mean() > OUTLIER_SHARE:
@@ -352,12 +370,11 @@ def _ordinary(x: NDArray[np.float64]) -> NDArray[np.bool_]:
     return ordinary
 
 
-def _moments(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(x: NDArray[np.float64], floor: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     centre = np.nanmean(x, axis=0)
     scale = np.nanstd(x, axis=0, ddof=1)
     # A column constant in this part of the reference is not constant in all of it: its deviations must stay finite.
-    floor = 0.1 * np.nanmax(np.abs(x - centre), axis=0)
-    scale = np.maximum(scale, floor)
+    scale = np.maximum(np.maximum(scale, floor), 0.1 * np.nanmax(np.abs(x - centre), axis=0))
     return centre, np.where(scale > 0, scale, 1.0)
 
 

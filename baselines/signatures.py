@@ -18,12 +18,17 @@ FAST_DESCRIPTORS = ("step", "slope", "curvature", "misfit")
 """Columns of the newest fit: a against the a of a second before, b, c, d."""
 
 STATISTICS = ("min", "max", "mean", "sd")
+"""Least and greatest are kept as distances from the mean: never negative, and free of its wander."""
+
 COEFFICIENTS = ("a", "b", "c", "d")
 SUMMARY_DESCRIPTORS = tuple(f"{c}_{s}" for c in COEFFICIENTS for s in STATISTICS)
 """Columns of a summary: of each coefficient, least, greatest, mean and standard deviation."""
 
-LOGGED_DESCRIPTORS = frozenset({"misfit", "a_sd", "b_sd", "c_sd", "d_min", "d_max", "d_mean", "d_sd"})
+LOGGED_DESCRIPTORS = frozenset({"misfit", "d_mean", *(f"{c}_{s}" for c in COEFFICIENTS for s in ("min", "max", "sd"))})
 """Columns that cannot be negative: their logarithms are nearer to normal than they are."""
+
+GRAINS = {"step": 1.0, "slope": 1.5, "curvature": 3.75, "misfit": 0.5, "a": 1.0, "b": 1.5, "c": 3.75, "d": 0.5}
+"""What one quantum of the samples can do to a column when it comes or goes within the window of a second."""
 
 LEAST_SHARE = 1 / 7
 """Share of a period's fits that a column needs to count."""
@@ -55,6 +60,22 @@ class Partials:
     most: NDArray[np.float32]
     mean: NDArray[np.float32]
     scatter: NDArray[np.float32]
+
+
+def grain_factors(descriptors: tuple[str, ...]) -> NDArray[np.float64]:
+    """Say how far one quantum of the samples can move each column.
+
+    Parameters
+    ----------
+    descriptors
+        Names of a channel's columns.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        One factor a column, per quantum.
+    """
+    return np.array([GRAINS[name.partition("_")[0]] for name in descriptors])
 
 
 def wrapped(difference: NDArray[np.float32], turn: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -156,8 +177,8 @@ def summarise_period(
     turn
         `(S, C)`: see `wrapped`.
     absolute
-        Keep the level of a, as PNNL does; else least, greatest and mean of a are relative to the period's first a, so
-        that a slow wander over hours is not atypical.
+        Keep the level of a, as PNNL does; else its mean is relative to the period's first a, so that a slow wander over
+        hours is not atypical.
 
     Returns
     -------
@@ -189,9 +210,11 @@ def summarise_period(
         mean += away * weight
         scatter += np.where(n > 0, partials.scatter[:, p] + away * away * (count * weight), 0)
         count = both
-    out = np.stack([least, most, mean, np.sqrt(scatter / np.maximum(count - 1, 1))], axis=-1, dtype=np.float64)
+    # A lone fit's rounding must not turn a distance negative.
+    below, above = np.maximum(mean - least, 0), np.maximum(most - mean, 0)
+    out = np.stack([below, above, mean, np.sqrt(scatter / np.maximum(count - 1, 1))], axis=-1)
     if absolute:
-        out[..., 0, :3] += base[..., None]
+        out[..., 0, 2] += base
     share = count[..., 0] / (seconds * spans)
     out[(share < LEAST_SHARE) | (count[..., 0] < 2)] = np.nan
     return out.reshape(streams, -1).astype(np.float32), share.astype(np.float32)

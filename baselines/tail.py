@@ -24,6 +24,9 @@ TAIL_SHARE = 0.15
 PRIOR_SHAPE = 0.05
 """Shape of the Pareto tail where the reference says nothing: mildly heavier than the gamma's own."""
 
+PRIOR_DOUBT = 3.0
+"""What is added to that for a small reference, over its independent windows: its centre and spread are uncertain."""
+
 PRIOR_WEIGHT = 30.0
 """Independent excesses that the prior shape counts for."""
 
@@ -140,7 +143,8 @@ def fit_tail(distances: NDArray[np.float64], independent: float) -> Tail:
     # A Pareto of any positive shape has first > 2 second.
     estimate = 2 - first / max(first - 2 * second, 1e-9)
     count = independent * TAIL_SHARE
-    tail_shape = (count * np.clip(estimate, -0.5, 0.9) + PRIOR_WEIGHT * PRIOR_SHAPE) / (count + PRIOR_WEIGHT)
+    prior = PRIOR_SHAPE + PRIOR_DOUBT / independent
+    tail_shape = (count * np.clip(estimate, -0.5, 0.9) + PRIOR_WEIGHT * prior) / (count + PRIOR_WEIGHT)
     tail_shape = min(max(tail_shape, LEAST_SHAPE), 0.5)
     numbers = (shape, scale, joint, -np.log(TAIL_SHARE) / joint, tail_shape, first * (1 - tail_shape))
     return Tail(*(np.asarray(number, np.float64) for number in numbers))
