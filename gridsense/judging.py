@@ -167,7 +167,7 @@ def judge(events: Iterable[Event], labels: Sequence[Label], hours: float) -> Ver
     """
     by_time = sorted({e.id: e for e in events}.values(), key=lambda e: e.raised_ns)
     answered: dict[str, int] = {}
-    findings = []
+    findings: list[Finding] = []
     early_ns, aftermath_ns = round(EARLY_S * 1e9), round(AFTERMATH_S * 1e9)
     for i, label in enumerate(labels):
         grid = label.cause is Cause.GRID

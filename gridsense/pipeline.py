@@ -1,0 +1,246 @@
+"""Frames in, events out: the whole way, on one page. A newcomer starts here.
+
+    frames of many sources ─► align ─► judge ─► derive ─► score ─► detect ─► events
+                             streams.align   .quality   .derive   baselines   gridsense.detection
+
+Live, embedded and backtest run this very code; only where frames come from and where events go differs. Every stage
+is a pure function of its state and its input, so the same frames give the same events however they were cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from baselines import atypicality
+from baselines.compression import Reference
+from baselines.stream_axis import take_streams
+from gridsense import detection, outages, scoring
+from gridsense.events import Event
+from streams import align, derive, quality
+from streams.block import Block, FrameBatch
+from streams.channels import ChannelTable
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a pipeline is told once.
+
+    Attributes
+    ----------
+    source
+        Name of what is watched: it stands in every event.
+    learn_s
+        Seconds from which the newest fit's reference is learned.
+    detection
+        Budget of false alarms, and times.
+    align, quality
+        How long to wait for whom; what counts as bad.
+    persist_s
+        How long samples must be refused to be an event.
+    """
+
+    source: str = "grid"
+    learn_s: float = 60.0
+    detection: detection.Settings = field(default_factory=detection.Settings)
+    align: align.AlignSettings = field(default_factory=align.AlignSettings)
+    quality: quality.QualitySettings = field(default_factory=quality.QualitySettings)
+    persist_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What is typical of each PMU, by its name: for another pipeline to start with.
+
+    Attributes
+    ----------
+    table
+        The derived signals that were learned.
+    references
+        One for each scorer, in the order of the table.
+    """
+
+    table: ChannelTable
+    references: tuple[Reference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What came of one step.
+
+    Attributes
+    ----------
+    events
+        Raised or ended, in order.
+    judged
+        Frames with a reason per sample.
+    signals
+        The derived signals of those frames.
+    scored
+        The ticks that became whole.
+    """
+
+    events: tuple[Event, ...]
+    judged: Block
+    signals: Block
+    scored: scoring.Scored
+
+
+class Pipeline:
+    """Watches many sources at one reporting rate.
+
+    Parameters
+    ----------
+    settings
+        See `Settings`.
+    learned
+        What is typical, learned before; None to learn from the stream itself.
+    """
+
+    def __init__(self, settings: Settings, learned: Learned | None = None) -> None:
+        self.settings = settings
+        self._learned = learned
+        self._tables: dict[str, ChannelTable] = {}
+        self._stages: _Stages | None = None
+
+    def feed(self, batches: Sequence[tuple[str, FrameBatch]], now_ns: int | None = None) -> list[Output]:
+        """Take frames in.
+
+        Parameters
+        ----------
+        batches
+            Source and frames. A source or a configuration not seen before is taken up; the others go on undisturbed.
+        now_ns
+            The clock that stamped the arrivals, where the stream is live; None for archives.
+
+        Returns
+        -------
+        list[Output]
+            One for each run of frames that could be closed, perhaps none.
+        """
+        out: list[Output] = []
+        changed = {name: batch.table for name, batch in batches if self._tables.get(name) != batch.table}
+        if changed and batches:
+            self._tables = {**self._tables, **changed}
+            out += self._relay(batches[0][1].rate_hz)
+        stages = self._stages
+        return out + stages.feed(batches, now_ns) if stages else out
+
+    def finish(self) -> list[Output]:
+        """Take everything out that still waits for more: the frames have ended.
+
+        Returns
+        -------
+        list[Output]
+            As from `feed`.
+        """
+        return self._stages.finish() if self._stages else []
+
+    def open_events(self) -> list[Event]:
+        """Say which events last.
+
+        Returns
+        -------
+        list[Event]
+            Their end unknown.
+        """
+        return self._stages.open_events() if self._stages else []
+
+    def learned(self) -> Learned | None:
+        """Take out what has been learned.
+
+        Returns
+        -------
+        Learned | None
+            None before the first frame.
+        """
+        return self._stages.learned() if self._stages else None
+
+    @property
+    def threshold(self) -> float:
+        """-ln p above which the grid's fastest score is an event."""
+        return detection.threshold(self.settings.detection, 1.0, scoring.LAYERS)
+
+    def _relay(self, rate_hz: float) -> list[Output]:
+        """Go on with the sources known now; what has been learned is kept."""
+        old, out = self._stages, list[Output]()
+        if old is None:
+            aligning = align.initial(self._tables, rate_hz, self.settings.align)
+            table = aligning.layout.table
+            judging = quality.initial(table, rate_hz, self.settings.quality)
+            deriving = derive.initial(table, rate_hz)
+        else:
+            aligning = align.relayout(old.align, self._tables)
+            table = aligning.layout.table
+            judging, judged = quality.relayout(old.quality, table)
+            out = old.score_judged(judged)
+            deriving = derive.relayout(old.derive, table)
+        self._stages = _Stages(self.settings, aligning, judging, deriving, old, self._learned)
+        return out
+
+
+class _Stages:
+    """The stages for one set of sources, and their states."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        aligning: align.AlignState,
+        judging: quality.QualityState,
+        deriving: derive.DeriveState,
+        old: _Stages | None,
+        learned: Learned | None,
+    ) -> None:
+        self.align, self.quality, self.derive = aligning, judging, deriving
+        table, signals, rate_hz = aligning.layout.table, deriving.plan.table, aligning.rate_hz
+        self.scorers = scoring.Scorers(scoring.settings(rate_hz, settings.learn_s), signals)
+        self.outages = outages.Outages(table, settings.source, settings.persist_s)
+        self.detector = detection.Detector(settings.detection, signals, settings.source, self.scorers.tick_ns)
+        if old is None:
+            self.score = self.scorers.initial(_references(learned, signals))
+        else:
+            self.score = self.scorers.carry(old.scorers, old.score)
+        self.outage, self.detect = self.outages.initial(), self.detector.initial()
+
+    def feed(self, batches: Sequence[tuple[str, FrameBatch]], now_ns: int | None) -> list[Output]:
+        """Align, then each run through the rest."""
+        self.align, runs = align.step(self.align, batches, now_ns)
+        return [output for run in runs for output in self._judge(run)]
+
+    def finish(self) -> list[Output]:
+        """Close what is open in every stage."""
+        self.align, runs = align.close(self.align)
+        out = [output for run in runs for output in self._judge(run)]
+        self.quality, judged = quality.flush(self.quality)
+        return out + self.score_judged(judged)
+
+    def open_events(self) -> list[Event]:
+        """Events that last."""
+        return [*self.outage.open.values(), *self.detector.open(self.detect)]
+
+    def learned(self) -> Learned:
+        """Take out what is typical by now."""
+        return Learned(self.scorers.table, atypicality.references_of(self.score.scorer))
+
+    def _judge(self, run: align.Aligned) -> list[Output]:
+        self.quality, judged = quality.judge(self.quality, run)
+        return self.score_judged(judged)
+
+    def score_judged(self, judged: Block) -> list[Output]:
+        """From judged frames to events."""
+        if not len(judged.time_ns):
+            return []
+        self.outage, codes, troubles = self.outages.step(self.outage, judged)
+        self.derive, signals = derive.derive(self.derive, judged)
+        self.score, scored = self.scorers.step(self.score, signals, codes)
+        explain = self.scorers.explain(self.score, scored)
+        self.detect, events = self.detector.step(self.detect, scored.ticks, explain)
+        return [Output((*troubles, *events), judged, signals, scored)]
+
+
+def _references(learned: Learned | None, table: ChannelTable) -> tuple[Reference, ...] | None:
+    """Find what was learned of a table's PMUs; if one was not there, or had other signals, all learn anew."""
+    if learned is None or learned.table.width != table.width:
+        return None
+    place = align.carried(learned.table, table)
+    return None if (place < 0).any() else tuple(take_streams(reference, place) for reference in learned.references)

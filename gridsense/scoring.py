@@ -1,0 +1,299 @@
+"""Derived signals in, ticks out: every scorer's words on one time axis, for each PMU and for the grid.
+
+A tick is a fifth of a second or so. In: blocks of derived signals, cut anywhere. Out: whole ticks with the scorers'
+-ln p, the signals they cover and which PMUs had refused frames. It adapts the scorers, which know no channel's name,
+to the channel table.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines import atypicality
+from baselines.compression import Reference
+from baselines.stream_axis import join_streams, take_streams
+from gridsense.detection import Explain, Ticks, Track, channel_words
+from gridsense.events import Contribution
+from streams.align import carried
+from streams.block import Block, Reason
+from streams.channels import ChannelTable, Quantity
+
+TURNING = (Quantity.VOLTAGE_ANGLE, Quantity.CURRENT_ANGLE)
+TOP = 5
+"""Terms of an explanation."""
+WORDS = {"step": "step", "slope": "slope", "curvature": "curvature", "misfit": "variability"}
+"""Descriptors of the newest fit in an operator's words; the others are words already."""
+
+LAYERS = 3
+"""The newest fit, ten seconds, a minute."""
+
+
+def settings(rate_hz: float, learn_s: float) -> atypicality.Settings:
+    """Choose the quadratic scorer's settings.
+
+    Parameters
+    ----------
+    rate_hz
+        Reporting rate.
+    learn_s
+        Seconds from which the newest fit's reference is learned; the summaries want more, whatever this is.
+
+    Returns
+    -------
+    atypicality.Settings
+        With `LAYERS` layers, fastest first. A window with more than a tenth of its frames missing is refused: a fit on
+        fewer varies more than those it is compared with.
+    """
+    layers = (replace(atypicality.FAST, learn_s=learn_s), atypicality.TEN_SECONDS, atypicality.MINUTE)
+    return atypicality.Settings(rate_hz, layers, floor=0.9)
+
+
+def corroborators(pmus: int) -> int:
+    """Say how many PMUs must agree before the grid is said to move.
+
+    Parameters
+    ----------
+    pmus
+        How many there are.
+
+    Returns
+    -------
+    int
+        Four of many, two of a few: one bad measurement never convinces, nor do two in a large grid.
+    """
+    return min(4, 2 + pmus // 6)
+
+
+def corroborated(score: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Score the grid by the k-th most atypical of its PMUs.
+
+    At least k of S PMUs exceed g with a probability of at most (S / k) exp(-g), however they depend on each other
+    (Markov's inequality on their number), so that the result is -ln p of the grid without a reference of its own. Up
+    to k - 1 bad measurements cannot raise it.
+
+    Parameters
+    ----------
+    score
+        `(K, S)` -ln p of each PMU; NaN where it is refused or learning.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        `(K,)`: NaN where fewer than half of the PMUs have a score, or fewer than two.
+    """
+    heard = (~np.isnan(score)).sum(axis=1)
+    k = min(corroborators(score.shape[1]), score.shape[1])
+    ordered = -np.sort(-np.nan_to_num(score, nan=-np.inf), axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bound: NDArray[np.float64] = np.maximum(ordered[:, k - 1] - np.log(heard / k), 0)
+    return np.where((heard >= max(k, 2)) & (heard * 2 >= score.shape[1]), bound, np.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is remembered between blocks.
+
+    Attributes
+    ----------
+    scorer
+        The scorer's own.
+    signals, codes
+        `(H', S, C)` and `(H', S)`: frames of the tick that has begun.
+    refused_ns
+        `(S,)`: last frame for which each PMU was refused.
+    """
+
+    scorer: atypicality.State
+    signals: NDArray[np.float32]
+    codes: NDArray[np.uint8]
+    refused_ns: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Whole ticks and what the scorers said at them.
+
+    Attributes
+    ----------
+    ticks
+        For the detector.
+    layers
+        Each scorer's own words, fastest first.
+    """
+
+    ticks: Ticks
+    layers: tuple[atypicality.Scores, ...]
+
+
+class Scorers:
+    """Scores the derived signals of one channel table.
+
+    Parameters
+    ----------
+    settings
+        Of the quadratic scorer.
+    table
+        Of the derived signals.
+    """
+
+    def __init__(self, settings: atypicality.Settings, table: ChannelTable) -> None:
+        self.settings = settings
+        self.table = table
+        self.tick_ns = round(settings.hop / settings.rate_hz * 1e9)
+        self.window_s = tuple(layer.period_s or settings.points / settings.rate_hz for layer in settings.layers)
+
+    def initial(self, references: tuple[Reference, ...] | None = None) -> State:
+        """Begin with nothing seen.
+
+        Parameters
+        ----------
+        references
+            Learned before, for these PMUs in this order; None to learn.
+
+        Returns
+        -------
+        State
+            For the first `step`.
+        """
+        turn = np.where(self.table.where(*TURNING), np.float32(360), np.float32(0))
+        shape = self.table.present.shape
+        return State(
+            atypicality.initial(self.settings, self.table.present, turn, references),
+            np.empty((0, *shape), np.float32),
+            np.empty((0, shape[0]), np.uint8),
+            np.full(shape[0], -(1 << 62)),
+        )
+
+    def carry(self, old: Scorers, state: State) -> State:
+        """Go on under another table: PMUs that stay keep what they have learned, the others learn.
+
+        Parameters
+        ----------
+        old, state
+            What scored until now.
+
+        Returns
+        -------
+        State
+            For the first `step` under this table.
+        """
+        fresh = self.initial()
+        if old.table.width != self.table.width or old.settings != self.settings:
+            return fresh
+        place = carried(old.table, self.table)
+        count = len(self.table.pmus)
+        both = join_streams([fresh.scorer, state.scorer])
+        return replace(fresh, scorer=take_streams(both, np.where(place < 0, np.arange(count), place + count)))
+
+    def step(self, state: State, block: Block, codes: NDArray[np.uint8]) -> tuple[State, Scored]:
+        """Score the next block.
+
+        Parameters
+        ----------
+        state
+            Where the last step ended.
+        block
+            Derived signals, at least one frame, next on the grid.
+        codes
+            `(T, S)`: the `Reason` for which a frame of a PMU is refused, else 0.
+
+        Returns
+        -------
+        tuple[State, Scored]
+            The new state, and the ticks that are whole now.
+        """
+        hop, good = self.settings.hop, block.good
+        scorer, layers = atypicality.step(self.settings, state.scorer, block.time_ns, block.values, good)
+        fresh = np.where(good, block.values, np.float32(np.nan))
+        # The first tick of a stream has begun before it: fill it up, so that every tick is whole.
+        slot = int(atypicality.slots_of(self.settings, block.time_ns[:1])[0])
+        absent = 0 if len(state.signals) else (slot - 1) % hop
+        pad = np.full((absent, *fresh.shape[1:]), np.nan, np.float32)
+        signals = np.concatenate([state.signals, pad, fresh])
+        all_codes = np.concatenate([state.codes, np.zeros((absent, codes.shape[1]), np.uint8), codes])
+        ticks = len(layers[0].time_ns)
+        whole = ticks * hop
+        frames = signals[:whole].reshape(ticks, hop, *signals.shape[1:])
+        # A masked spike leaves a good fit without it; every other refusal makes what the PMU says no evidence.
+        bad = (all_codes[:whole] != 0) & (all_codes[:whole] != Reason.SPIKE)
+        refused = bad.reshape(ticks, hop, bad.shape[1]).any(axis=1)
+        time_ns = layers[0].time_ns
+        since = np.maximum.accumulate(
+            np.vstack([state.refused_ns[None], np.where(refused, time_ns[:, None], -(1 << 62))])
+        )
+        tracks = tuple(self._track(i, scores, time_ns, since[1:]) for i, scores in enumerate(layers))
+        scored = Scored(Ticks(time_ns, tracks, frames, refused), layers)
+        return State(scorer, signals[whole:], all_codes[whole:], since[-1]), scored
+
+    def explain(self, state: State, scored: Scored) -> Explain:
+        """Make the detector's way to ask for reasons.
+
+        Parameters
+        ----------
+        state
+            After the step.
+        scored
+            Of the step.
+
+        Returns
+        -------
+        Explain
+            For these ticks only.
+        """
+        names = [layer.name for layer in self.settings.layers]
+
+        def terms(scorer: str, tick: int, s: int) -> tuple[Contribution, ...]:
+            i = names.index(scorer)
+            scores = scored.layers[i]
+            k = int(np.searchsorted(scores.time_ns, scored.ticks.time_ns[tick]))
+            if k == len(scores.time_ns) or math.isnan(scores.minus_ln_p[k, s]):
+                return ()
+            found = atypicality.explain_score(self.settings, state.scorer, i, scores.vectors[k, s], s)
+            descriptors = self.settings.descriptors(self.settings.layers[i])
+            pmu = self.table.pmus[s]
+            out = []
+            for column in np.argsort(-found.share, kind="stable")[:TOP].tolist():
+                channel = pmu.channels[column // len(descriptors)]
+                descriptor = descriptors[column % len(descriptors)]
+                out.append(
+                    Contribution(
+                        pmu.name,
+                        channel_words(channel.name, channel.quantity),
+                        WORDS.get(descriptor, descriptor),
+                        float(found.z[column]),
+                    )
+                )
+            return tuple(out)
+
+        return terms
+
+    def missing_s(self, scored: Scored) -> float:
+        """Say how much reference the fastest scorer still wants.
+
+        Parameters
+        ----------
+        scored
+            The newest ticks.
+
+        Returns
+        -------
+        float
+            Seconds, of the PMU that wants most; 0 where all have learned.
+        """
+        missing = scored.layers[0].missing_s
+        return float(missing[-1].max()) if missing.size else 0.0
+
+    def _track(self, i: int, scores: atypicality.Scores, time_ns: NDArray[np.int64], since: NDArray[np.int64]) -> Track:
+        """Put one layer on the ticks' axis; what refused frames are in is no evidence for the grid."""
+        score = np.full((len(time_ns), len(self.table.pmus)), np.nan)
+        at = np.searchsorted(time_ns, scores.time_ns)
+        score[at] = scores.minus_ln_p
+        recent = time_ns[:, None] - since <= round(self.window_s[i] * 1e9)
+        grid = (
+            corroborated(np.where(recent, np.nan, score)) if len(self.table.pmus) > 1 else np.full(len(time_ns), np.nan)
+        )
+        return Track(self.settings.layers[i].name, self.window_s[i], score, grid)
