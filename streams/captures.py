@@ -440,7 +440,6 @@ class _Packets:
             yield seconds * _SECOND + ticks * tick_ns, link, packet
 
     def _pcapng(self, file: IO[bytes]) -> Iterator[tuple[int, int, bytes]]:
-        order = "<"
         links: list[tuple[int, Callable[[int], int]]] = []
         for order, kind, body in self._blocks(file):
             if kind == _SECTION:
@@ -448,9 +447,12 @@ class _Packets:
             elif kind == _INTERFACE:
                 links.append(_interface(order, body))
             elif kind in (_PACKET, _OLD_PACKET):
-                number, high, low, length = struct.unpack(order + "IIII", body[:16])
+                number, high, low, length = struct.unpack(order + "IIII", body[:16].ljust(16, b"\xff"))
                 if kind == _OLD_PACKET:
-                    (number,) = struct.unpack(order + "H", body[:2])
+                    (number,) = struct.unpack(order + "H", body[:2].ljust(2, b"\xff"))
+                if number >= len(links):
+                    self.skipped += 1  # a packet of an interface that was never described
+                    continue
                 link, to_ns = links[number]
                 yield to_ns(high << 32 | low), link, body[20 : 20 + length]
 
@@ -564,7 +566,7 @@ class _Connection:
 
 def _interface(order: str, body: bytes) -> tuple[int, Callable[[int], int]]:
     """Link type and clock of a pcapng interface description."""
-    (link,) = struct.unpack(order + "H", body[:2])
+    (link,) = struct.unpack(order + "H", body[:2].ljust(2, b"\xff"))
     at, resolution, offset = 8, 6, 0
     while at + 4 <= len(body):
         code, length = struct.unpack(order + "HH", body[at : at + 4])

@@ -298,20 +298,21 @@ def decode_values(
     stat = np.empty((count, pmus), np.uint16)
     values = np.empty((count, pmus, width), dtype)
     step = max(1, _BLOCK_BYTES // layout.size)
-    for group in layout.groups:
-        own = 2 * group.phasors + 2 + group.analogs + group.digitals
-        if own < width:
-            values[:, group.places, own:] = np.nan
-        for at in range(0, count, step):  # over blocks of frames that fit the cache, not over frames
-            part = slice(at, at + step)
-            records = _records(group, raw[part])
-            stat[part, group.places] = records["stat"]
-            if isinstance(group.places, slice):
-                _decode_group(group, records, values[part, group.places])
-            else:
-                out = np.empty((*records.shape, own), dtype)
-                _decode_group(group, records, out)
-                values[part, group.places, :own] = out
+    with np.errstate(all="ignore"):  # any bits may come; what they mean is quality's to judge
+        for group in layout.groups:
+            own = 2 * group.phasors + 2 + group.analogs + group.digitals
+            if own < width:
+                values[:, group.places, own:] = np.nan
+            for at in range(0, count, step):  # over blocks of frames that fit the cache, not over frames
+                part = slice(at, at + step)
+                records = _records(group, raw[part])
+                stat[part, group.places] = records["stat"]
+                if isinstance(group.places, slice):
+                    _decode_group(group, records, values[part, group.places])
+                else:
+                    out = np.empty((*records.shape, own), dtype)
+                    _decode_group(group, records, out)
+                    values[part, group.places, :own] = out
     return stat, values
 
 
