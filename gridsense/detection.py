@@ -6,7 +6,8 @@ raised once and closed once. Nothing here knows how a score was made. The rules,
 1. The grid's score over its threshold opens the *grid* event; while open, it takes up every PMU that exceeds.
 2. A PMU that exceeds alone waits `confirm_s` for the grid to agree; then it is an event, *data* or *unknown*.
 3. An event ends when nothing has exceeded for `merge_s`; what exceeds before that belongs to it.
-4. A score over a long window still holds a disturbance after it has ended: it speaks once that has left its window.
+4. A score over a long window still holds a disturbance after it has ended, and what a disturbance leaves behind (a
+   machine that is gone, another flow) stays atypical: such a score speaks again only once it has been ordinary.
 """
 
 from __future__ import annotations
@@ -46,12 +47,15 @@ class Settings:
         What follows within this time belongs to the same disturbance.
     confirm_s
         How long a PMU that exceeds alone waits for the grid to agree.
+    alone
+        In -ln p: what a PMU alone must exceed its threshold by, since nobody else bears it out.
     """
 
     false_alarms_per_day: float = 1.0
     hysteresis: float = 4.0
     merge_s: float = 8.0
     confirm_s: float = 1.0
+    alone: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +68,16 @@ class Track:
         The scorer.
     window_s
         How far back a score looks.
+    due
+        `(K,)`: the ticks at which it speaks; its last word stands until the next.
     score
-        `(K, S)` -ln p of each PMU; NaN where refused, learning, or not due at this tick.
-    grid
-        `(K,)` -ln p of the grid; NaN likewise.
+        `(K, S)` -ln p of each PMU; NaN where refused, learning, or not due.
     """
 
     name: str
     window_s: float
+    due: NDArray[np.bool_]
     score: NDArray[np.float64]
-    grid: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class Disturbance:
     ----------
     event
         As it stands.
-    slow_s
+    slow_ns
         Window of the scorer that opened it, where it was not the fastest; else 0.
     active_ns
         Last time at which it was seen.
@@ -117,7 +121,7 @@ class Disturbance:
     """
 
     event: Event
-    slow_s: float
+    slow_ns: int
     active_ns: int
     first_ns: NDArray[np.int64]
     peak: NDArray[np.float64]
@@ -130,8 +134,12 @@ class State:
 
     Attributes
     ----------
-    active_ns
-        `(S,)`: when a PMU alone last exceeded; `NEVER` where it did not.
+    standing
+        `(N, S)`: the last word of each scorer on each PMU, -ln p.
+    armed
+        `(N, S)`: that word counts; see rule 4.
+    active_ns, fast_ns
+        `(S,)`: when a PMU's own event was last held up, and when its fastest score last exceeded; `NEVER` before.
     refused_ns
         `(S,)`: last tick with refused frames.
     before
@@ -144,7 +152,10 @@ class State:
         When the grid's fastest score last exceeded.
     """
 
+    standing: NDArray[np.float64]
+    armed: NDArray[np.bool_]
     active_ns: NDArray[np.int64]
+    fast_ns: NDArray[np.int64]
     refused_ns: NDArray[np.int64]
     before: NDArray[np.float32]
     pending: dict[int, Event]
@@ -161,7 +172,10 @@ class State:
             Independent of this one.
         """
         return State(
+            self.standing.copy(),
+            self.armed.copy(),
             self.active_ns.copy(),
+            self.fast_ns.copy(),
             self.refused_ns.copy(),
             self.before,
             dict(self.pending),
@@ -173,7 +187,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class _Tick:
-    """One tick, weighed: `excess` over the threshold and `by` whose score, `(S,)` each."""
+    """One tick, weighed: of each PMU the `excess` over its threshold and `by` whose score, of the grid likewise."""
 
     k: int
     now: int
@@ -181,6 +195,9 @@ class _Tick:
     signals: NDArray[np.float32]
     excess: NDArray[np.float64]
     by: NDArray[np.int64]
+    grid: tuple[float, ...]
+    grid_excess: float
+    grid_by: int
     explain: Explain
 
 
@@ -197,13 +214,20 @@ class Detector:
         Name of what is watched, for the events.
     tick_ns
         From one tick to the next.
+    windows_s
+        Of each scorer, fastest first.
     """
 
-    def __init__(self, settings: Settings, table: ChannelTable, source: str, tick_ns: int) -> None:
+    def __init__(
+        self, settings: Settings, table: ChannelTable, source: str, tick_ns: int, windows_s: Sequence[float]
+    ) -> None:
         self.settings = settings
         self.table = table
         self.source = source
         self.tick_ns = tick_ns
+        self.windows_ns = tuple(round(w * 1e9) for w in windows_s)
+        self.thresholds = tuple(threshold(settings, w, len(windows_s)) for w in windows_s)
+        self.alone = math.log(len(table.pmus)) + settings.alone
         self.merge_ns = round(settings.merge_s * 1e9)
         self.confirm_ns = round(settings.confirm_s * 1e9)
         self.families = {channel_words(c.name, c.quantity): FAMILY[c.quantity] for p in table.pmus for c in p.channels}
@@ -216,8 +240,11 @@ class Detector:
         State
             For the first `step`.
         """
-        count = len(self.table.pmus)
+        count, scorers = len(self.table.pmus), len(self.windows_ns)
         return State(
+            standing=np.full((scorers, count), np.nan),
+            armed=np.zeros((scorers, count), bool),
+            fast_ns=np.full(count, NEVER),
             active_ns=np.full(count, NEVER),
             refused_ns=np.full(count, NEVER),
             before=np.full((count, self.table.width), np.nan, np.float32),
@@ -271,48 +298,56 @@ class Detector:
         return [*([state.grid.event] if state.grid else []), *state.local.values()]
 
     def _weigh(self, state: State, ticks: Ticks, k: int, explain: Explain) -> _Tick:
-        """Hold every PMU's scores against their thresholds."""
+        """Hold every scorer's word on every PMU, and on the grid, against its threshold."""
         now, count = int(ticks.time_ns[k]), len(self.table.pmus)
         excess, by = np.full(count, -np.inf), np.zeros(count, np.int64)
-        last = np.maximum(np.maximum(state.active_ns, state.refused_ns), state.grid_ns)
+        grid: list[float] = []
+        over_grid, grid_by = -math.inf, 0
         for i, track in enumerate(ticks.tracks):
-            over = track.score[k] - threshold(self.settings, track.window_s, len(ticks.tracks), count)
-            take = over > excess
-            if i:
-                take &= now - last > round(track.window_s * 1e9)
+            if track.due[k]:
+                state.standing[i] = track.score[k]
+            word = state.standing[i]
+            over = np.nan_to_num(word - self.thresholds[i] - self.alone, nan=-np.inf)
+            if i == 0:
+                state.armed[i] = True
+                state.fast_ns[over > 0] = now
+            else:
+                disturbed = np.maximum(np.maximum(state.fast_ns, state.refused_ns), state.grid_ns)
+                clear = now - disturbed > self.windows_ns[i]
+                ordinary = word < self.thresholds[i] - self.settings.hysteresis
+                state.armed[i] = clear & (state.armed[i] | ordinary)
+            take = state.armed[i] & (over > excess)
             excess, by = np.where(take, over, excess), np.where(take, i, by)
-        return _Tick(k, now, ticks.tracks, ticks.signals[k], excess, by, explain)
+            evidence = state.armed[i] & (now - state.refused_ns > self.windows_ns[i])
+            grid.append(corroborated(np.where(evidence, word, np.nan)))
+            if grid[i] - self.thresholds[i] > over_grid:
+                over_grid, grid_by = grid[i] - self.thresholds[i], i
+        signals = ticks.signals[k]
+        return _Tick(k, now, ticks.tracks, signals, excess, by, tuple(grid), over_grid, grid_by, explain)
 
     def _grid(self, state: State, tick: _Tick) -> list[Event]:
         """Open, carry on or close the grid's event."""
-        over, by = -math.inf, 0
-        for i, track in enumerate(tick.tracks):
-            value = float(track.grid[tick.k]) - threshold(self.settings, track.window_s, len(tick.tracks))
-            opener = state.grid is not None and state.grid.slow_s == track.window_s
-            settled = tick.now - state.grid_ns > round(track.window_s * 1e9)
-            if (i == 0 or opener or settled) and value > over:
-                over, by = value, i
-        raised = state.grid is None and over > 0
+        raised = state.grid is None and tick.grid_excess > 0
         if raised:
-            state.grid = self._begin(state, tick, by)
+            state.grid = self._begin(state, tick)
         if state.grid is None:
             return []
-        held = over > -self.settings.hysteresis
-        if held and by == 0:
+        held = tick.grid_excess > -self.settings.hysteresis
+        if held and tick.grid_by == 0:
             state.grid_ns = tick.now
-        state.grid = grid = self._grow(state.grid, tick, held=held)
+        state.grid = grid = self._grow(state, state.grid, tick, held=held)
         state.pending.clear()
         if raised:
             return [grid.event]
         if tick.now - grid.active_ns < self.merge_ns:
             return []
         state.grid = None
-        return [replace(grid.event, end_ns=max(grid.active_ns - round(grid.slow_s * 1e9), grid.event.raised_ns))]
+        return [replace(grid.event, end_ns=max(grid.active_ns - grid.slow_ns, grid.event.raised_ns))]
 
-    def _begin(self, state: State, tick: _Tick, by: int) -> Disturbance:
+    def _begin(self, state: State, tick: _Tick) -> Disturbance:
         """Open the grid's event: PMUs that were waiting for confirmation saw it first."""
-        track = tick.tracks[by]
-        score = _known(track.score[tick.k])
+        track = tick.tracks[tick.grid_by]
+        score = _known(state.standing[tick.grid_by])
         first = np.where(tick.excess > 0, tick.now, NEVER)
         for s, waiting in state.pending.items():
             first[s] = waiting.onset_ns + self.tick_ns
@@ -338,14 +373,14 @@ class Detector:
         )
         return Disturbance(
             event=event,
-            slow_s=track.window_s if by else 0.0,
+            slow_ns=self.windows_ns[tick.grid_by] if tick.grid_by else 0,
             active_ns=tick.now,
             first_ns=first,
             peak=np.full(len(score), -np.inf),
             course=Course(state.before, state.before, state.before, state.before),
         )
 
-    def _grow(self, grid: Disturbance, tick: _Tick, *, held: bool) -> Disturbance:
+    def _grow(self, state: State, grid: Disturbance, tick: _Tick, *, held: bool) -> Disturbance:
         """Take up what this tick adds to the open event."""
         course = Course(
             before=grid.course.before,
@@ -360,13 +395,13 @@ class Detector:
         order = np.argsort(-peak, kind="stable")
         pmus = tuple(self.table.pmus[s].name for s in order.tolist() if first[s] != NEVER)
         event = replace(grid.event, pmus=pmus or (grid.event.first_pmu,))
-        track = next(track for track in tick.tracks if track.name == event.scorer)
-        strongest = float(track.grid[tick.k])
-        if strongest > event.minus_ln_p:
-            worst = int(_known(track.score[tick.k]).argmax())
-            event = replace(event, minus_ln_p=strongest, contributions=tick.explain(track.name, tick.k, worst))
+        by = next(i for i, track in enumerate(tick.tracks) if track.name == event.scorer)
+        if tick.grid[by] > event.minus_ln_p:
+            worst = int(_known(state.standing[by]).argmax())
+            terms = tick.explain(event.scorer, tick.k, worst) or event.contributions
+            event = replace(event, minus_ln_p=tick.grid[by], contributions=terms)
         lasted_s = (tick.now - event.onset_ns) / 1e9
-        kind, sentence = name_grid(course, self.table, event.pmus, slow=grid.slow_s > 0, duration_s=lasted_s)
+        kind, sentence = name_grid(course, self.table, event.pmus, slow=grid.slow_ns > 0, duration_s=lasted_s)
         event = replace(event, kind=kind, sentence=_join(sentence, event.contributions))
         return replace(grid, event=event, active_ns=tick.now, first_ns=first, peak=peak, course=course)
 
@@ -407,14 +442,14 @@ class Detector:
             kind=kind,
             first_pmu=name,
             pmus=(name,),
-            minus_ln_p=float(track.score[tick.k, s]),
+            minus_ln_p=float(tick.excess[s] + self.thresholds[int(tick.by[s])] + self.alone),
             scorer=track.name,
             contributions=contributions,
             sentence=_join(f"{name} {words}", contributions),
         )
 
 
-def threshold(settings: Settings, window_s: float, scorers: int, streams: int = 1) -> float:
+def threshold(settings: Settings, window_s: float, scorers: int) -> float:
     """Turn false alarms a day into a threshold on -ln p.
 
     Parameters
@@ -423,7 +458,7 @@ def threshold(settings: Settings, window_s: float, scorers: int, streams: int = 
         The budget.
     window_s
         Scores whose windows overlap are not independent: there are as many as windows side by side.
-    scorers, streams
+    scorers
         Among how many the budget is shared.
 
     Returns
@@ -431,7 +466,47 @@ def threshold(settings: Settings, window_s: float, scorers: int, streams: int = 
     float
         -ln p above which a score counts.
     """
-    return math.log(DAY_S / window_s * scorers * streams / settings.false_alarms_per_day)
+    return math.log(DAY_S / window_s * scorers / settings.false_alarms_per_day)
+
+
+def corroborators(pmus: int) -> int:
+    """Say how many PMUs must agree before the grid is said to move.
+
+    Parameters
+    ----------
+    pmus
+        How many there are.
+
+    Returns
+    -------
+    int
+        Four of many, two of a few: one bad measurement never convinces, nor do two in a large grid.
+    """
+    return min(4, 2 + pmus // 6)
+
+
+def corroborated(score: NDArray[np.float64]) -> float:
+    """Score the grid by the k-th most atypical of its PMUs.
+
+    At least k of S PMUs exceed g with a probability of at most (S / k) exp(-g), however they depend on each other
+    (Markov's inequality on their number): so this is -ln p of the grid, without a reference of its own. Up to k - 1
+    bad measurements cannot raise it.
+
+    Parameters
+    ----------
+    score
+        `(S,)` -ln p of each PMU; NaN where it is refused, learning or no evidence.
+
+    Returns
+    -------
+    float
+        At least 0; -inf where too few PMUs have a score, or where there is only one to ask.
+    """
+    heard = score[~np.isnan(score)]
+    k = corroborators(len(score))
+    if len(heard) < k:
+        return -math.inf
+    return max(float(np.partition(heard, -k)[-k]) - math.log(len(heard) / k), 0.0)
 
 
 def channel_words(name: str, quantity: Quantity) -> str:

@@ -29,6 +29,7 @@ KINDS: dict[Reason, tuple[str, str]] = {
     Reason.SORTED_BY_ARRIVAL: ("sorted_by_arrival", "is stamped by arrival, not by measurement"),
     Reason.ZERO: ("zero", "sends zeros"),
     Reason.STUCK: ("stuck", "repeats the same values"),
+    Reason.SPIKE: ("spikes", "jumps for single frames, again and again"),
     Reason.ANGLE_WRAP: ("angle_wrap", "averages its angle over the wrap"),
     Reason.OUT_OF_RANGE: ("out_of_range", "sends values that it cannot have measured"),
 }

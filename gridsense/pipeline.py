@@ -195,7 +195,8 @@ class _Stages:
         table, signals, rate_hz = aligning.layout.table, deriving.plan.table, aligning.rate_hz
         self.scorers = scoring.Scorers(scoring.settings(rate_hz, settings.learn_s), signals)
         self.outages = outages.Outages(table, settings.source, settings.persist_s)
-        self.detector = detection.Detector(settings.detection, signals, settings.source, self.scorers.tick_ns)
+        tick_ns, windows_s = self.scorers.tick_ns, self.scorers.window_s
+        self.detector = detection.Detector(settings.detection, signals, settings.source, tick_ns, windows_s)
         if old is None:
             self.score = self.scorers.initial(_references(learned, signals))
         else:

@@ -48,49 +48,9 @@ def settings(rate_hz: float, learn_s: float) -> atypicality.Settings:
         With `LAYERS` layers, fastest first. A window with more than a tenth of its frames missing is refused: a fit on
         fewer varies more than those it is compared with.
     """
-    layers = (replace(atypicality.FAST, learn_s=learn_s), atypicality.TEN_SECONDS, atypicality.MINUTE)
+    ten = replace(atypicality.TEN_SECONDS, learn_s=240.0)
+    layers = (replace(atypicality.FAST, learn_s=learn_s), ten, atypicality.MINUTE)
     return atypicality.Settings(rate_hz, layers, floor=0.9)
-
-
-def corroborators(pmus: int) -> int:
-    """Say how many PMUs must agree before the grid is said to move.
-
-    Parameters
-    ----------
-    pmus
-        How many there are.
-
-    Returns
-    -------
-    int
-        Four of many, two of a few: one bad measurement never convinces, nor do two in a large grid.
-    """
-    return min(4, 2 + pmus // 6)
-
-
-def corroborated(score: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Score the grid by the k-th most atypical of its PMUs.
-
-    At least k of S PMUs exceed g with a probability of at most (S / k) exp(-g), however they depend on each other
-    (Markov's inequality on their number), so that the result is -ln p of the grid without a reference of its own. Up
-    to k - 1 bad measurements cannot raise it.
-
-    Parameters
-    ----------
-    score
-        `(K, S)` -ln p of each PMU; NaN where it is refused or learning.
-
-    Returns
-    -------
-    NDArray[np.float64]
-        `(K,)`: NaN where fewer than half of the PMUs have a score, or fewer than two.
-    """
-    heard = (~np.isnan(score)).sum(axis=1)
-    k = min(corroborators(score.shape[1]), score.shape[1])
-    ordered = -np.sort(-np.nan_to_num(score, nan=-np.inf), axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        bound: NDArray[np.float64] = np.maximum(ordered[:, k - 1] - np.log(heard / k), 0)
-    return np.where((heard >= max(k, 2)) & (heard * 2 >= score.shape[1]), bound, np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +63,11 @@ class State:
         The scorer's own.
     signals, codes
         `(H', S, C)` and `(H', S)`: frames of the tick that has begun.
-    refused_ns
-        `(S,)`: last frame for which each PMU was refused.
     """
 
     scorer: atypicality.State
     signals: NDArray[np.float32]
     codes: NDArray[np.uint8]
-    refused_ns: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +122,6 @@ class Scorers:
             atypicality.initial(self.settings, self.table.present, turn, references),
             np.empty((0, *shape), np.float32),
             np.empty((0, shape[0]), np.uint8),
-            np.full(shape[0], -(1 << 62)),
         )
 
     def carry(self, old: Scorers, state: State) -> State:
@@ -222,12 +178,9 @@ class Scorers:
         bad = (all_codes[:whole] != 0) & (all_codes[:whole] != Reason.SPIKE)
         refused = bad.reshape(ticks, hop, bad.shape[1]).any(axis=1)
         time_ns = layers[0].time_ns
-        since = np.maximum.accumulate(
-            np.vstack([state.refused_ns[None], np.where(refused, time_ns[:, None], -(1 << 62))])
-        )
-        tracks = tuple(self._track(i, scores, time_ns, since[1:]) for i, scores in enumerate(layers))
+        tracks = tuple(self._track(i, scores, time_ns) for i, scores in enumerate(layers))
         scored = Scored(Ticks(time_ns, tracks, frames, refused), layers)
-        return State(scorer, signals[whole:], all_codes[whole:], since[-1]), scored
+        return State(scorer, signals[whole:], all_codes[whole:]), scored
 
     def explain(self, state: State, scored: Scored) -> Explain:
         """Make the detector's way to ask for reasons.
@@ -287,13 +240,10 @@ class Scorers:
         missing = scored.layers[0].missing_s
         return float(missing[-1].max()) if missing.size else 0.0
 
-    def _track(self, i: int, scores: atypicality.Scores, time_ns: NDArray[np.int64], since: NDArray[np.int64]) -> Track:
-        """Put one layer on the ticks' axis; what refused frames are in is no evidence for the grid."""
+    def _track(self, i: int, scores: atypicality.Scores, time_ns: NDArray[np.int64]) -> Track:
+        """Put one layer on the ticks' axis."""
         score = np.full((len(time_ns), len(self.table.pmus)), np.nan)
+        due = np.zeros(len(time_ns), bool)
         at = np.searchsorted(time_ns, scores.time_ns)
-        score[at] = scores.minus_ln_p
-        recent = time_ns[:, None] - since <= round(self.window_s[i] * 1e9)
-        grid = (
-            corroborated(np.where(recent, np.nan, score)) if len(self.table.pmus) > 1 else np.full(len(time_ns), np.nan)
-        )
-        return Track(self.settings.layers[i].name, self.window_s[i], score, grid)
+        score[at], due[at] = scores.minus_ln_p, True
+        return Track(self.settings.layers[i].name, self.window_s[i], due, score)
