@@ -59,7 +59,9 @@ class Group:
     digitals
         Number of digital words.
     scale
-        `(n, P)` V or A per count; None where nothing is to be scaled.
+        `(n, P)` V or A per count.
+    angle_count_rad
+        What one count of an angle stands for.
     angle_offset_deg
         `(n, P)` to be subtracted; None where there is none.
     analog_scale
@@ -81,7 +83,8 @@ class Group:
     phasors: int
     analogs: int
     digitals: int
-    scale: NDArray[np.float64] | None
+    scale: NDArray[np.float64]
+    angle_count_rad: float
     angle_offset_deg: NDArray[np.float64] | None
     analog_scale: NDArray[np.float64] | None
     analog_offset: NDArray[np.float64] | None
@@ -448,8 +451,9 @@ def _group(configuration: ConfigurationFrame, places: list[int], starts: NDArray
         phasors=phasors,
         analogs=analogs,
         digitals=digitals,
-        # CFG-1 and CFG-2 scale integers only; a scale of 1 everywhere is no scale
-        scale=scale if (long or not first.float_phasors) and (scale != 1).any() else None,
+        # CFG-1 and CFG-2 scale integers only
+        scale=scale if long or not first.float_phasors else np.ones_like(scale),
+        angle_count_rad=1e-4 if first.polar and not first.float_phasors else 1.0,
         angle_offset_deg=offset if long and offset.any() else None,
         analog_scale=analog_scale if linear else None,
         analog_offset=analog_offset if linear else None,
@@ -471,26 +475,17 @@ def _decode_group(group: Group, records: NDArray[np.void], out: NDArray[Any]) ->
     dtype = out.dtype.type
     at = 2 * group.phasors
     if group.phasors:
-        phasors = records["phasors"]
-        if group.polar:
-            _decode_polar(group, phasors, out[..., 0:at:2], out[..., 1:at:2])
-        else:
-            _decode_rectangular(group, phasors, out[..., 0:at:2], out[..., 1:at:2])
-        if group.angle_offset_deg is not None:
-            angle = out[..., 1:at:2]
-            angle -= group.angle_offset_deg
-            # only what we turned is brought back; what was sent stays as sent
-            np.subtract(angle, 360.0, out=angle, where=angle > 180.0)
-            np.add(angle, 360.0, out=angle, where=angle < -180.0)
+        _decode_phasors(group, records["phasors"], out[..., :at])
     frequency = records["frequency"]
     if group.nominal_hz is None:
         out[..., at : at + 2] = frequency
     else:
-        # a quotient, not a product with a rounded 1e-3, so that 16-bit steps read as they are meant
+        # a quotient, not a product with a rounded 1e-3, so that steps of a mHz read as they are meant
         np.divide(frequency[..., 0], dtype(1000), out=out[..., at])
         out[..., at] += group.nominal_hz[:, 0].astype(dtype)
         np.divide(frequency[..., 1], dtype(100), out=out[..., at + 1])
-        np.copyto(out[..., at : at + 2], np.nan, where=frequency == FILLER)
+        if (absent := frequency == FILLER).any():
+            np.copyto(out[..., at : at + 2], np.nan, where=absent)
     at += 2
     if group.analogs:
         analogs = records["analogs"]
@@ -506,34 +501,53 @@ def _decode_group(group: Group, records: NDArray[np.void], out: NDArray[Any]) ->
         out[..., at : at + group.digitals] = records["digitals"]
 
 
-def _decode_polar(group: Group, phasors: NDArray[Any], magnitude: NDArray[Any], angle: NDArray[Any]) -> None:
+def _decode_phasors(group: Group, phasors: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write magnitudes and angles, alternating, to `out`, `(T, n, 2P)`.
+
+    All arithmetic runs over contiguous scratch: strided by nine phasors, it would be several times slower.
+    """
+    polar = np.empty(phasors.shape, out.dtype)
+    absent = None
     if group.float_phasors:
-        magnitude[...] = phasors[..., 0]
-        angle[...] = phasors[..., 1]
-        np.multiply(angle, np.rad2deg(1.0), out=angle)
+        np.copyto(polar, phasors)
     else:
-        magnitude[...] = phasors[..., 0].view(">u2")
-        angle[...] = phasors[..., 1]
-        np.multiply(angle, np.rad2deg(1e-4), out=angle)
-        absent = phasors[..., 1] == FILLER  # all magnitudes are permissible: the angle alone says "absent"
-        np.copyto(magnitude, np.nan, where=absent)
-        np.copyto(angle, np.nan, where=absent)
-    if group.scale is not None:
-        magnitude *= group.scale
+        counts = phasors.astype(np.int16)
+        if (fillers := counts == FILLER).any():
+            # of polar counts the angle alone says "absent": every magnitude is permissible
+            absent = fillers[..., 1] if group.polar else fillers.any(-1)
+        np.copyto(polar, counts)
+        if group.polar:
+            np.copyto(polar.reshape(-1, 2)[:, 0], counts.view(np.uint16).reshape(-1, 2)[:, 0])
+    if not group.polar:
+        _to_polar(polar.reshape(-1, 2))
+    flat = polar.reshape(len(polar), -1)
+    factors = np.empty((*group.scale.shape, 2))
+    factors[..., 0] = group.scale
+    factors[..., 1] = np.rad2deg(group.angle_count_rad)
+    flat *= factors.astype(out.dtype).ravel()
+    if group.angle_offset_deg is not None:
+        angle = polar[..., 1]
+        angle -= group.angle_offset_deg.astype(out.dtype)
+        # only what we turned is brought back; what was sent stays as sent
+        np.subtract(angle, 360.0, out=angle, where=angle > 180.0)
+        np.add(angle, 360.0, out=angle, where=angle < -180.0)
+    if absent is not None:
+        polar[absent] = np.nan
+    out[...] = polar.reshape(out.shape)
 
 
-def _decode_rectangular(group: Group, phasors: NDArray[Any], magnitude: NDArray[Any], angle: NDArray[Any]) -> None:
-    real = phasors[..., 0].astype(magnitude.dtype)
-    imaginary = phasors[..., 1].astype(magnitude.dtype)
-    if not group.float_phasors:
-        absent = (phasors == FILLER).any(-1)
-        np.copyto(real, np.nan, where=absent)
-        np.copyto(imaginary, np.nan, where=absent)
-    np.arctan2(imaginary, real, out=angle)
-    np.multiply(angle, np.rad2deg(1.0), out=angle)
-    np.hypot(real, imaginary, out=magnitude)
-    if group.scale is not None:
-        magnitude *= group.scale
+def _to_polar(pairs: NDArray[Any]) -> None:
+    """Turn `(N, 2)` real and imaginary parts into magnitude and angle, in place."""
+    real, imaginary = pairs[:, 0].copy(), pairs[:, 1].copy()
+    angle = np.arctan2(imaginary, real)
+    # several times faster than hypot, and as exact where the squares stay finite and normal
+    pairs *= pairs
+    magnitude = np.add(pairs[:, 0], pairs[:, 1])
+    np.sqrt(magnitude, out=magnitude)
+    if np.isinf(magnitude).any():
+        np.hypot(real, imaginary, out=magnitude)
+    pairs[:, 0] = magnitude
+    pairs[:, 1] = angle
 
 
 def _encode_group(group: Group, values: NDArray[np.float64], records: NDArray[np.void]) -> None:
@@ -542,8 +556,7 @@ def _encode_group(group: Group, values: NDArray[np.float64], records: NDArray[np
     if group.phasors:
         magnitude, angle = values[..., 0:at:2], values[..., 1:at:2]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            if group.scale is not None:
-                magnitude = magnitude / group.scale
+            magnitude = magnitude / group.scale
             if group.angle_offset_deg is not None:
                 angle = angle + group.angle_offset_deg
                 angle = np.where(angle > 180.0, angle - 360.0, np.where(angle < -180.0, angle + 360.0, angle))
@@ -576,7 +589,7 @@ def _encode_group(group: Group, values: NDArray[np.float64], records: NDArray[np
 def _encode_polar(group: Group, magnitude: NDArray[np.float64], angle: NDArray[np.float64], out: NDArray[Any]) -> None:
     if group.float_phasors:
         out[..., 0] = magnitude
-        out[..., 1] = angle * np.deg2rad(1.0)
+        out[..., 1] = np.deg2rad(angle)
         return
     absent = np.isnan(angle) | np.isnan(magnitude)
     counts = _integers(np.where(absent, 0x8000, magnitude), 0, 0xFFFF, "a phasor's magnitude")
