@@ -118,7 +118,7 @@ def source_column(kind: str, source: str, sources: tuple[str, ...]) -> str:
     Parameters
     ----------
     kind
-        `TIME_FLAGS` or `ARRIVAL`.
+        `TIME`, `TIME_FLAGS` or `ARRIVAL`.
     source
         Whose.
     sources

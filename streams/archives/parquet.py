@@ -11,7 +11,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,122 @@ _STAMP = pa.timestamp("ns", tz="UTC")
 _GROUP_VALUES = 8_000_000
 """Values in a row group: what the writer and the reader hold in memory at a time (64 MB as float64)."""
 
-_Floats = type[np.float32] | type[np.float64]
+_Floats = type[np.float32 | np.float64]
+
+
+class ArchiveWriter:
+    """Writes an archive batch by batch. Used in a `with`; the file appears under its name when that ends without error.
+
+    Parameters
+    ----------
+    path
+        Replaced when it exists.
+    first
+        Tells the channel table, the rate, the precision, and whether arrival times are known; not written by itself.
+    configurations
+        By source (`Pmu.source`): the C37.118 configuration frames that the values came under, for the way back.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        first: FrameBatch,
+        configurations: Mapping[str, bytes] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.rows = 0
+        self._first = first
+        self._configurations = dict(configurations or {})
+        self._limit = max(1024, _GROUP_VALUES // max(1, int(first.table.present.sum())))
+        self._group: list[FrameBatch] = []
+        self._held = 0
+
+    def __enter__(self) -> Self:
+        """Open the file.
+
+        Returns
+        -------
+        Self
+            Open.
+
+        Raises
+        ------
+        ArchiveError
+            If two PMUs share a name, or if the file cannot be written.
+        """
+        check_names(self._first.table)
+        self._schema = _schema(self._first, self._configurations)
+        self._part = self.path.with_name(self.path.name + ".part")
+        try:
+            self._writer = pq.ParquetWriter(self._part, self._schema, **encodings(self._schema))
+        except (OSError, pa.ArrowException) as error:
+            raise ArchiveError(f"{self.path}: cannot be written: {error}") from error
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Finish the file, or remove what there is of it after an error.
+
+        Parameters
+        ----------
+        kind
+            Class of the error, or None.
+        error
+            The error, or None.
+        trace
+            Where it came from, or None.
+
+        Raises
+        ------
+        ArchiveError
+            If the rest cannot be written.
+        """
+        try:
+            if kind is None:
+                self._flush()
+            self._writer.close()
+            if kind is None:
+                self._part.replace(self.path)
+        except (OSError, pa.ArrowException) as reason:
+            raise ArchiveError(f"{self.path}: cannot be written: {reason}") from reason
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def write(self, batch: FrameBatch) -> None:
+        """Append frames.
+
+        Parameters
+        ----------
+        batch
+            Of the same table and rate as the first.
+
+        Raises
+        ------
+        ArchiveError
+            If table or rate differ, or if the file cannot be written.
+        """
+        first = self._first
+        if batch.table is not first.table and batch.table != first.table:
+            raise ArchiveError("the channels change in mid-stream; an archive holds one table, so write two")
+        if batch.rate_hz != first.rate_hz:
+            raise ArchiveError(f"the rate changes from {first.rate_hz:g} to {batch.rate_hz:g} Hz; write two archives")
+        for start in range(0, len(batch.time_ns), self._limit):
+            piece = take(batch, slice(start, start + self._limit))
+            self._group.append(piece)
+            self._held += len(piece.time_ns)
+            if self._held >= self._limit:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Write what is held as a row group."""
+        if not self._group:
+            return
+        columns = _arrays(self._group, self._schema)
+        try:
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=self._held)
+        except (OSError, pa.ArrowException) as error:
+            raise ArchiveError(f"{self.path}: cannot be written: {error}") from error
+        self.rows += self._held
+        self._group, self._held = [], 0
 
 
 def write_parquet(
@@ -74,23 +189,10 @@ def write_parquet(
     first = next(stream, None)
     if first is None:
         raise ArchiveError(f"{path}: nothing to write: no frame came")
-    check_names(first.table)
-    schema = _schema(first, dict(configurations or {}))
-    rows = 0
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
-    try:
-        with pq.ParquetWriter(part, schema, **_encodings(schema)) as writer:
-            for group in _groups(itertools.chain((first,), stream), first):
-                table = pa.Table.from_arrays(_arrays(group, schema), schema=schema)
-                writer.write_table(table, row_group_size=max(1, table.num_rows))
-                rows += table.num_rows
-        part.replace(target)
-    except (OSError, pa.ArrowException) as error:
-        raise ArchiveError(f"{path}: cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return rows
+    with ArchiveWriter(path, first, configurations) as writer:
+        for batch in itertools.chain((first,), stream):
+            writer.write(batch)
+    return writer.rows
 
 
 def read_parquet(
@@ -186,6 +288,8 @@ def _schema(first: FrameBatch, configurations: dict[str, bytes]) -> pa.Schema:
     table, sources = first.table, sources_of(first.table)
     number = pa.float32() if first.values.dtype == np.float32 else pa.float64()
     fields = [pa.field(TIME, _STAMP, nullable=False)]
+    if len(sources) > 1:
+        fields += [pa.field(source_column(TIME, s, sources), _STAMP) for s in sources]
     fields += [pa.field(source_column(TIME_FLAGS, s, sources), pa.uint8()) for s in sources]
     if not np.array_equal(first.arrival_ns, first.time_ns):
         fields += [pa.field(source_column(ARRIVAL, s, sources), _STAMP) for s in sources]
@@ -200,13 +304,22 @@ def _schema(first: FrameBatch, configurations: dict[str, bytes]) -> pa.Schema:
     return pa.schema(fields, metadata={metadata.KEY: about_all})
 
 
-def _encodings(schema: pa.Schema) -> dict[str, Any]:
-    """Choose how each column is packed: floats by byte planes, words by dictionary, times by differences."""
+def encodings(schema: pa.Schema) -> dict[str, Any]:
+    """Choose how each column is packed: floats by byte planes, words by dictionary, times by differences.
+
+    Parameters
+    ----------
+    schema
+        Of an archive.
+
+    Returns
+    -------
+    dict[str, Any]
+        For `pyarrow.parquet.ParquetWriter`.
+    """
     floats = [f.name for f in schema if pa.types.is_floating(f.type)]
     words = [f.name for f in schema if pa.types.is_integer(f.type)]
     times = [f.name for f in schema if pa.types.is_timestamp(f.type)]
-    # pyarrow reads a dot in `use_dictionary` and `column_encoding` as a path into nested columns only when it names
-    # one; flat columns with dots in their names are matched by the whole name.
     return {
         "compression": "zstd",
         "compression_level": 6,
@@ -216,38 +329,29 @@ def _encodings(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def _groups(stream: Iterable[FrameBatch], first: FrameBatch) -> Iterator[list[FrameBatch]]:
-    """Collect batches until they fill a row group."""
-    limit = max(1024, _GROUP_VALUES // max(1, int(first.table.present.sum())))
-    group: list[FrameBatch] = []
-    held = 0
-    for batch in stream:
-        if batch.table is not first.table and batch.table != first.table:
-            raise ArchiveError("the channels change in mid-stream; an archive holds one table, so write two")
-        if batch.rate_hz != first.rate_hz:
-            raise ArchiveError(f"the rate changes from {first.rate_hz:g} to {batch.rate_hz:g} Hz; write two archives")
-        for start in range(0, len(batch.time_ns), limit):
-            piece = _slice(batch, start, start + limit)
-            group.append(piece)
-            held += len(piece.time_ns)
-            if held >= limit:
-                yield group
-                group, held = [], 0
-    if group:
-        yield group
+def take(batch: FrameBatch, rows: slice | NDArray[Any]) -> FrameBatch:
+    """Take some frames of a batch.
 
+    Parameters
+    ----------
+    batch
+        Left as it is.
+    rows
+        Which frames: a slice, a mask or places.
 
-def _slice(batch: FrameBatch, start: int, stop: int) -> FrameBatch:
-    """Take some frames of a batch."""
-    part = slice(start, stop)
+    Returns
+    -------
+    FrameBatch
+        These alone.
+    """
     return FrameBatch(
         table=batch.table,
         rate_hz=batch.rate_hz,
-        time_ns=batch.time_ns[part],
-        time_flags=batch.time_flags[part],
-        stat=batch.stat[part],
-        values=batch.values[part],
-        arrival_ns=batch.arrival_ns[part],
+        time_ns=batch.time_ns[rows],
+        time_flags=batch.time_flags[rows],
+        stat=batch.stat[rows],
+        values=batch.values[rows],
+        arrival_ns=batch.arrival_ns[rows],
     )
 
 
@@ -259,9 +363,11 @@ def _arrays(group: list[FrameBatch], schema: pa.Schema) -> list[pa.Array]:
     flags = np.concatenate([b.time_flags for b in group])
     stat = np.concatenate([b.stat for b in group])
     values = np.concatenate([b.values for b in group])
-    columns: dict[str, pa.Array] = {TIME: pa.array(time_ns).cast(_STAMP)}
+    stamps = pa.array(time_ns).cast(_STAMP)
+    columns: dict[str, pa.Array] = {TIME: stamps}
     arrival = pa.array(np.concatenate([b.arrival_ns for b in group])).cast(_STAMP)
     for source in sources:
+        columns[source_column(TIME, source, sources)] = stamps
         columns[source_column(TIME_FLAGS, source, sources)] = pa.array(flags)
         columns[source_column(ARRIVAL, source, sources)] = arrival
     planes = np.ascontiguousarray(values.transpose(1, 2, 0))
@@ -285,8 +391,8 @@ def _batches(
 ) -> Iterator[FrameBatch]:
     """Cut a chunk of rows into one batch a source."""
     sources = tuple(shares)
-    time_ns = _integers(record, TIME, np.int64)
     for source, own in shares.items():
+        time_ns = _integers(record, source_column(TIME, source, sources), np.int64)
         flags = record.column(source_column(TIME_FLAGS, source, sources))
         sent = flags.is_valid().to_numpy(zero_copy_only=False)
         if not sent.any():

@@ -1,0 +1,143 @@
+"""Any archive, ours or somebody else's, behind one pair of functions.
+
+In: a Parquet or CSV file, and a channel map if there is one. Out: its channel table, rate and remarks, then its frames.
+It reads no captures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from streams.archives import metadata
+from streams.archives.foreign import ForeignTable, open_table, read_table
+from streams.archives.parquet import read_description, read_parquet
+from streams.archives.placing import Plan
+from streams.block import FrameBatch
+from streams.errors import ArchiveError
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An archive whose columns are known.
+
+    Attributes
+    ----------
+    path
+        The file.
+    description
+        Channel table, rate, and the configuration frames that it holds.
+    foreign
+        How a file of somebody else's is read; None for our own.
+    """
+
+    path: Path
+    description: metadata.Description
+    foreign: ForeignTable | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the columns were taken for; None where the metadata says it."""
+        return self.foreign.plan if self.foreign else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed, in sentences."""
+        return self.foreign.notes if self.foreign else ()
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Tell by its first bytes whether a file is Parquet or text, rather than a capture.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    bool
+        True for Parquet and for text; an empty file is text.
+
+    Raises
+    ------
+    ArchiveError
+        If it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be read: {error.strerror}") from error
+    if head.startswith(b"PAR1"):
+        return True
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.end < len(head) - 3:  # else the piece ended within a letter
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(c.isprintable() or c in "\t\r\n\ufeff" for c in text)
+
+
+def open_archive(path: str | os.PathLike[str], channels: str | os.PathLike[str] | None = None) -> Archive:
+    """Find out what an archive holds.
+
+    Parameters
+    ----------
+    path
+        Parquet or CSV.
+    channels
+        A map of the columns for a file of somebody else's; None to guess from their names.
+
+    Returns
+    -------
+    Archive
+        For `read_archive`. An `ArchiveError` says what cannot be read, or which column cannot be placed.
+    """
+    path = Path(path)
+    if channels is None and _is_ours(path):
+        return Archive(path, read_description(path))
+    foreign = open_table(path, channels)
+    return Archive(path, metadata.Description(foreign.table, foreign.rate_hz, {}), foreign)
+
+
+def read_archive(
+    archive: Archive, *, rows: int = 65_536, dtype: type[np.float32 | np.float64] = np.float32
+) -> Iterator[FrameBatch]:
+    """Read an archive's frames.
+
+    Parameters
+    ----------
+    archive
+        From `open_archive`.
+    rows
+        Reporting times in a batch, at most.
+    dtype
+        Precision of `values`.
+
+    Returns
+    -------
+    Iterator[FrameBatch]
+        In the order of the file; one batch a source where several stand side by side.
+    """
+    if archive.foreign is not None:
+        return read_table(archive.foreign, rows=rows, dtype=dtype)
+    return read_parquet(archive.path, rows=rows, dtype=dtype)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"PAR1":
+                return False
+        return metadata.KEY in (pq.read_schema(path).metadata or {})
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ArchiveError(f"{path}: cannot be read as Parquet: {error}") from error
