@@ -1,6 +1,6 @@
 """Judging: a reason for every sample, and NaN where it must not be used.
 
-In: aligned runs as sent, with STAT and time quality. Out: blocks on the same table, `half_width` frames later. It masks
+In: aligned runs as sent, with STAT and time quality. Out: blocks on the same table, a few frames later. It masks
 what a device did wrong and only marks what a grid can do (`docs/quality.md` is the table); it derives and scores
 nothing.
 """
@@ -71,10 +71,13 @@ class QualitySettings:
         A frequency of at most this many distinct values in a minute is stuck (unless it is exactly nominal).
     zero_s
         A voltage of exactly zero for longer is no fault any more.
-    half_width
-        At least 2. Frames on either side that a spike is judged against, and the delay of the output in frames.
+    ahead
+        Frames after it that a spike is judged against, at least 2: the delay of the output in frames.
+    back
+        Frames before it that a spike is judged against, at least 2.
     spike_sigmas
-        Hampel: this many robust standard deviations of the neighbours.
+        Hampel: this many robust standard deviations of the neighbours; and twice the second largest of their
+        deviations.
     spike_hz
         Smallest single-frame step of frequency that may be a spike.
     spike_rocof_hz_s
@@ -87,6 +90,8 @@ class QualitySettings:
         The same for a current magnitude (marked only), as a share.
     moved_voltage
         A change of the PMU's own voltage magnitude by this share within two frames excuses every spike: a fault.
+    moved_current
+        A change of a current's magnitude by this share within two frames excuses its angle: near zero it is noise.
     moved_hz
         A frequency that leaves its neighbours in time by this much (and by `spike_sigmas`) keeps another PMU's spike
         company.
@@ -108,14 +113,16 @@ class QualitySettings:
     stuck_lone_s: float = 5.0
     stuck_values: int = 5
     zero_s: float = 1.0
-    half_width: int = 3
-    spike_sigmas: float = 6.0
+    ahead: int = 3
+    back: int = 8
+    spike_sigmas: float = 8.0
     spike_hz: float = 0.05
     spike_rocof_hz_s: float = 3.0
     spike_deg: float = 1.0
     spike_voltage: float = 0.02
     spike_current: float = 0.2
     moved_voltage: float = 0.005
+    moved_current: float = 0.05
     moved_hz: float = 0.005
     company: int = 2
     frequency_range_hz: float = 10.0
@@ -235,6 +242,14 @@ class Plan:
         return out[:, 0], out[:, 1], out[:, 2]
 
     @cached_property
+    def magnitude_of(self) -> NDArray[np.intp]:
+        """`(S * C,)`: flat place of the magnitude that belongs to an angle, or -1."""
+        out = np.full(len(self.table.pmus) * self.table.width, -1, np.intp)
+        magnitude, angle, _ = self.pairs
+        out[angle] = magnitude
+        return out
+
+    @cached_property
     def nominal_hz(self) -> NDArray[np.float32]:
         """`(S,)`."""
         return np.asarray([p.nominal_hz for p in self.table.pmus], np.float32)
@@ -264,7 +279,7 @@ class QualityState:
     rate_hz
         Reporting rate.
     pending
-        The last frames judged (`half_width + 1`, as context) and those that wait for their neighbours.
+        The last frames judged (`back + 1`, as context) and those that wait for their neighbours.
     frames
         Frames judged so far.
     last
@@ -357,7 +372,7 @@ def initial(table: ChannelTable, rate_hz: float, settings: QualitySettings | Non
         plan=plan,
         settings=settings,
         rate_hz=rate_hz,
-        pending=_nothing(table, rate_hz, np.zeros(settings.half_width + 1, np.int64)),
+        pending=_nothing(table, rate_hz, np.zeros(settings.back + 1, np.int64)),
         frames=0,
         last=np.full(watched, np.nan, np.float32),
         run=np.zeros(watched, np.int64),
@@ -372,7 +387,7 @@ def initial(table: ChannelTable, rate_hz: float, settings: QualitySettings | Non
 def judge(state: QualityState, aligned: Aligned) -> tuple[QualityState, Block]:
     """Judge the frames whose neighbours have come.
 
-    The output runs `half_width` frames behind the input and does not depend on how the stream is cut. Where the run
+    The output runs `ahead` frames behind the input and does not depend on how the stream is cut. Where the run
     does not follow the one before, the block ends the old run, and the new one waits for the next call.
 
     Parameters
@@ -389,7 +404,7 @@ def judge(state: QualityState, aligned: Aligned) -> tuple[QualityState, Block]:
     """
     if not len(aligned.time_ns):
         return state, _judged(state, state.pending, 0)[1]
-    context = state.settings.half_width + 1
+    context = state.settings.back + 1
     before = state.pending.time_ns
     fresh = not before[-1]  # nothing but the empty context: any time follows it
     if not fresh and aligned.time_ns[0] - before[-1] > 1.5e9 / state.rate_hz:
@@ -397,7 +412,7 @@ def judge(state: QualityState, aligned: Aligned) -> tuple[QualityState, Block]:
         # Not judged yet, so it all waits.
         return replace(after, pending=_joined(after.pending, aligned)), block
     frames = _joined(state.pending, aligned)
-    return _judged(state, frames, max(len(frames.time_ns) - context - state.settings.half_width, 0))
+    return _judged(state, frames, max(len(frames.time_ns) - context - state.settings.ahead, 0))
 
 
 def flush(state: QualityState) -> tuple[QualityState, Block]:
@@ -413,9 +428,9 @@ def flush(state: QualityState) -> tuple[QualityState, Block]:
     tuple[QualityState, Block]
         A state that begins a new run (remembering what is stuck), and the last frames of the old.
     """
-    context, table = state.settings.half_width + 1, state.plan.table
+    context, table = state.settings.back + 1, state.plan.table
     waiting = len(state.pending.time_ns) - context
-    after = _nothing(table, state.rate_hz, np.zeros(state.settings.half_width, np.int64))
+    after = _nothing(table, state.rate_hz, np.zeros(state.settings.ahead, np.int64))
     state, block = _judged(state, _joined(state.pending, after), waiting)
     return replace(state, pending=_nothing(table, state.rate_hz, np.zeros(context, np.int64))), block
 
@@ -488,7 +503,7 @@ def reason_counts(block: Block) -> NDArray[np.int64]:
 
 def _judged(state: QualityState, frames: Aligned, count: int) -> tuple[QualityState, Block]:
     """Judge `count` frames after the context; what follows them is there to look at only."""
-    context, plan = state.settings.half_width + 1, state.plan
+    context, plan = state.settings.back + 1, state.plan
     table = plan.table
     rows = slice(context, context + count)
     time_ns = frames.time_ns[rows].copy()
@@ -621,51 +636,56 @@ class _Deviation:
     """How far samples stand from the line through their neighbours in time; `(n,)` each."""
 
     size: NDArray[np.float32]
-    sigma: NDArray[np.float32]
+    limit: NDArray[np.float32]
+    """What the neighbours' own deviations allow."""
     beside: NDArray[np.float32]
     """The larger deviation of the two samples next to it."""
     expected: NDArray[np.float32]
 
 
-def _deviation(window: NDArray[np.float32], *, angle: bool) -> _Deviation:
-    """Hampel against the neighbours: `window` is `(n, 2h + 1)` with the sample in the middle.
+def _deviation(window: NDArray[np.float32], at: int, sigmas: float, *, angle: bool) -> _Deviation:
+    """Hampel against the neighbours: `window` is `(n, neighbours + 1)`, the sample in column `at`.
 
     The neighbours' trend (the median of their steps) is taken off first, so that neither a ramp nor a turning angle is
-    a spike.
+    a spike. A few neighbours know their own noise badly, so the second largest of their deviations has a say too.
     """
-    h = window.shape[1] // 2
-    steps = np.diff(window, axis=1)
-    steps = np.delete(steps, [h - 1, h], axis=1)
+    steps = np.delete(np.diff(window, axis=1), [at - 1, at], axis=1)
     if angle:
         steps = _wrap(steps)
     slope = np.nan_to_num(_median(steps))[:, None]
-    offset = np.arange(-h, h + 1, dtype=np.float32)
-    at_middle = window - slope * offset
-    others = np.delete(at_middle, h, axis=1)
-    # Wrapped differences need a base among the neighbours: the nearest before, else any that came.
-    order = np.argsort(np.abs(np.delete(offset, h)), kind="stable")
+    offset = np.arange(window.shape[1], dtype=np.float32) - np.float32(at)
+    level = window - slope * offset
+    others = np.delete(level, at, axis=1)
+    # Wrapped differences need a base among the neighbours: the nearest that came.
+    order = np.argsort(np.abs(np.delete(offset, at)), kind="stable")
     pick = order[np.argmax(np.isfinite(others[:, order]), axis=1)]
     base = np.take_along_axis(others, pick[:, None], 1)
-    rest, middle = others - base, window[:, h] - base[:, 0]
+    rest, own = others - base, level[:, at] - base[:, 0]
     if angle:
-        rest, middle = _wrap(rest), _wrap(middle)
+        rest, own = _wrap(rest), _wrap(own)
     centre = _median(rest)
-    size = middle - centre
+    size = own - centre
     if angle:
         size = _wrap(size)
     apart = np.abs(rest - centre[:, None])
-    enough = np.isfinite(others).sum(1) >= 3
-    beside = np.fmax(apart[:, h - 1], apart[:, h])
     sigma = np.float32(1.4826) * _median(apart)
-    return _Deviation(np.where(enough, np.abs(size), np.float32(0)), sigma, np.nan_to_num(beside), base[:, 0] + centre)
+    second = np.partition(np.nan_to_num(apart), -2, axis=1)[:, -2]
+    came = np.isfinite(others)
+    enough = (came.sum(1) >= 4) & came[:, :at].any(1) & came[:, at:].any(1)
+    return _Deviation(
+        np.where(enough, np.abs(size), np.float32(0)),
+        np.fmax(np.float32(sigmas) * sigma, 2 * second),
+        np.fmax(np.nan_to_num(apart[:, at - 1]), np.nan_to_num(apart[:, at])),
+        base[:, 0] + centre,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
     """What single-frame outliers are looked for in.
 
-    `flat` has `half_width + 1` rows of context before the sheet and `half_width` after. Row `r` here is `flat[r +
-    half]`: the rows of the sheet and one before, since a spike of the frequency also spoils the next ROCOF.
+    `flat` has `back + 1` rows of context before the sheet and `ahead` after. Row `r` here is `flat[r + back]`: the rows
+    of the sheet and one before, since a spike of the frequency also spoils the next ROCOF.
     """
 
     flat: NDArray[np.float32]
@@ -674,8 +694,8 @@ class _Scene:
     settings: QualitySettings
 
     def around(self, row: NDArray[np.intp], column: NDArray[np.intp]) -> NDArray[np.float32]:
-        """`(n, 2h + 1)`: samples and their neighbours in time."""
-        width = np.arange(2 * self.settings.half_width + 1)
+        """`(n, back + 1 + ahead)`: samples and their neighbours in time."""
+        width = np.arange(self.settings.back + 1 + self.settings.ahead)
         out: NDArray[np.float32] = self.flat[row[:, None] + width, column[:, None]]
         return out
 
@@ -687,39 +707,53 @@ class _Scene:
         Candidates, away from the frames before and after by more than the floor, are few; only they meet the Hampel
         filter.
         """
-        half = self.settings.half_width
-        near = self.flat[half - 1 : half + self.rows + 1, columns.at]
+        back = self.settings.back
+        near = self.flat[back - 1 : back + self.rows + 1, columns.at]
         gap = np.abs(np.diff(near, axis=0))
         size = np.abs(near)
         bound = np.float32(floor) * np.fmax(size[1:], size[:-1]) if share else np.float32(floor)
         # A missing neighbour proves nothing, so it counts as far away; a missing sample is no spike.
         far = ~(gap <= bound)
         row, k = np.nonzero(far[:-1] & far[1:] & np.isfinite(near[1:-1]))
-        found = _deviation(self.around(row, columns.at[k]), angle=angle)
-        least = np.float32(floor) * (np.abs(found.expected) if share else 1)
-        limit = np.maximum(least, np.float32(self.settings.spike_sigmas) * found.sigma)
+        found = _deviation(self.around(row, columns.at[k]), back, self.settings.spike_sigmas, angle=angle)
+        limit = np.maximum(np.float32(floor) * (np.abs(found.expected) if share else 1), found.limit)
         alone = (found.size > limit) & (found.beside <= limit)
         return row[alone], k[alone], found.expected[alone]
 
+    def moved(self, row: NDArray[np.intp], column: NDArray[np.intp], share: float) -> NDArray[np.bool_]:
+        """Whether each magnitude changed by this share within two frames."""
+        back = self.settings.back
+        near = self.flat[row[:, None] + np.arange(back - 2, back + 3), column[:, None]]
+        size = np.abs(near)
+        far = np.abs(np.diff(near, axis=1)) > np.float32(share) * np.fmax(size[:, 1:], size[:, :-1])
+        out: NDArray[np.bool_] = far.any(axis=1)
+        return out
+
     def excused(self, row: NDArray[np.intp], pmu: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Whether the PMU's own voltage moved within two frames."""
-        half, columns = self.settings.half_width, self.plan.voltage
-        volts = self.flat[half - 2 : half + self.rows + 2, columns.at]
-        far = np.abs(np.diff(volts, axis=0)) > np.float32(self.settings.moved_voltage) * np.abs(volts[:-1])
-        step = columns.any_by_pmu(far, len(self.plan.table.pmus))
-        out: NDArray[np.bool_] = step[row[:, None] + np.arange(4), pmu[:, None]].any(axis=1)
+        """Whether any voltage of the PMU moved within two frames."""
+        columns, out = self.plan.voltage, np.zeros(len(row), bool)
+        first, last = np.searchsorted(columns.pmu, pmu), np.searchsorted(columns.pmu, pmu, "right")
+        which, nth = _spread(last - first)
+        hit = self.moved(row[which], columns.at[first[which] + nth], self.settings.moved_voltage)
+        out[which[hit]] = True
         return out
 
     def company(self, row: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Whether enough frequencies leave their neighbours in time in the same frame, by however little."""
         at = self.plan.frequency.at
         frame, back = np.unique(row, return_inverse=True)
-        found = _deviation(self.around(np.repeat(frame, len(at)), np.tile(at, len(frame))), angle=False)
-        least = np.float32(self.settings.moved_hz)
-        moved = found.size > np.maximum(least, np.float32(self.settings.spike_sigmas) * found.sigma)
+        window = self.around(np.repeat(frame, len(at)), np.tile(at, len(frame)))
+        found = _deviation(window, self.settings.back, self.settings.spike_sigmas, angle=False)
+        moved = found.size > np.maximum(np.float32(self.settings.moved_hz), found.limit)
         others = moved.reshape(len(frame), -1).sum(1)[back] - 1
         out: NDArray[np.bool_] = others >= np.clip(len(at) - 1, 1, self.settings.company)
         return out
+
+
+def _spread(count: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """For groups of these sizes: the group of each member, and its place within the group."""
+    group = np.repeat(np.arange(len(count)), count)
+    return group, np.arange(len(group)) - np.repeat(np.cumsum(count) - count, count)
 
 
 def _mark_spikes(sheet: NDArray[np.uint8], flat: NDArray[np.float32], plan: Plan, it: QualitySettings) -> None:
@@ -764,10 +798,14 @@ def _mask_other_spikes(
     seen[row, pmu] = True
     needed = np.clip(len(np.unique(columns.pmu)) - 1, 1, scene.settings.company)
     excused = scene.excused(row, pmu)
+    if angle:
+        partner = scene.plan.magnitude_of[columns.at[k]]
+        paired = np.flatnonzero(partner >= 0)
+        excused[paired] |= scene.moved(row[paired], partner[paired], scene.settings.moved_current)
     single = ~excused & (seen.sum(1)[row] - 1 < needed)
     _write(sheet, row[single], columns.at[k[single]], Reason.SPIKE)
     if angle:  # the device took the mean of +180 and -180, whatever the others did
-        here = scene.flat[row + scene.settings.half_width, columns.at[k]]
+        here = scene.flat[row + scene.settings.back, columns.at[k]]
         wrapped = ~excused & (np.abs(_wrap(expected)) > 150) & (np.abs(here) < 75)
         _write(sheet, row[wrapped], columns.at[k[wrapped]], Reason.ANGLE_WRAP)
 
@@ -784,7 +822,7 @@ def _mark_zeros(sheet: NDArray[np.uint8], flat: NDArray[np.float32], state: Qual
     single frame between two like ones, or for longer than `zero_s`.
     """
     plan, it, rows = state.plan, state.settings, len(sheet)
-    context, pmus = it.half_width + 1, len(plan.table.pmus)
+    context, pmus = it.back + 1, len(plan.table.pmus)
     here = flat[context : context + rows]
     columns = plan.voltage
     volts = flat[context - 1 : context + rows + 1, columns.at]
