@@ -221,7 +221,7 @@ def test_cfg3_details_survive() -> None:
         "Ærø 3 / øst",
         1,
         50,
-        (PhasorDefinition("Uα", True, 2.5, Phase.NEGATIVE, 0.5, 0x8400, 7),),  # noqa: FBT003 - the definition's order
+        (PhasorDefinition("Uß", True, 2.5, Phase.NEGATIVE, 0.5, 0x8400, 7),),
         location=where,
     )
     configuration = ConfigurationFrame(9, (pmu,), -5, kind=FrameType.CFG3, stamp=Stamp(5, 6, 7), version=2)

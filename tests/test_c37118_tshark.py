@@ -1,4 +1,4 @@
-"""Every field of every data frame as tshark decodes it, to the digits that it prints: real captures, and our own encoder's."""
+"""Every field of every data frame as tshark decodes it, to the digits that it prints: of real captures and our own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.reference.c37118 import random_configuration, random_frame
 CAPTURES = Path(__file__).parents[1].parent / "shared" / "data" / "real" / "c37118_pcaps"
 NAMES = ["C37.118_1PMU_TCP", "C37.118_1PMU_UDP", "C37.118_2PMUsInSync_TCP", "C37.118_4in1PMU_TCP"]
 
-PHASOR = re.compile(r', +(\S+)[VA] ∠ *(\S+)° alt')
+PHASOR = re.compile(r", +(\S+)[VA] ∠ *(\S+)° alt")
 ACTUAL = re.compile(r"actual frequency: (\S+)Hz")
 NUMBER = re.compile(r": (-?[\d.]+|-?nan|-?inf)Hz/s")
 ANALOG = re.compile(r'", (\S+)')
