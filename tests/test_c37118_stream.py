@@ -76,7 +76,7 @@ def messy() -> bytes:
     return b"".join(
         (
             rng.bytes(100), data, configuration, data, rng.bytes(500), b"\xaa\x01\xff\xff\x00\x07", header,
-            bytes(damaged), other_configuration, command, *(d for d in (other, data)), new, new_configuration, new, new[: size // 2],
+            bytes(damaged), other_configuration, command, other, data, new, new_configuration, new, new[: size // 2],
         )
     )  # fmt: skip
 
