@@ -21,11 +21,16 @@ from numpy.typing import NDArray
 
 from gridsense.events import Cause, Contribution, Event, event_id
 from gridsense.naming import FAMILY, Course, name_grid, name_local
+from gridsense.swing import common_hz
 from streams.channels import ChannelTable, Quantity
 
 DAY_S = 86_400.0
 NEVER = int(np.iinfo(np.int64).min // 4)
 """A time before every other, far enough from the edge that differences do not overflow."""
+RECENT_S = 10.0
+"""How far back a common oscillation is looked for."""
+SWINGING = 4
+"""Most affected PMUs that are asked for the frequency of an oscillation."""
 SETTLE = 0.2
 """Weight of a tick in the level before a disturbance: about a second at five ticks a second."""
 
@@ -144,6 +149,8 @@ class State:
         `(S,)`: last tick with refused frames.
     before
         `(S, C)`: level of each signal while nothing is open.
+    recent
+        `(W, S, C)`: the signals of the last `RECENT_S`.
     pending, local
         Events of PMUs alone by place on the stream axis: not yet confirmed to be alone, and raised.
     grid
@@ -158,6 +165,7 @@ class State:
     fast_ns: NDArray[np.int64]
     refused_ns: NDArray[np.int64]
     before: NDArray[np.float32]
+    recent: NDArray[np.float32]
     pending: dict[int, Event]
     local: dict[int, Event]
     grid: Disturbance | None
@@ -178,6 +186,7 @@ class State:
             self.fast_ns.copy(),
             self.refused_ns.copy(),
             self.before,
+            self.recent,
             dict(self.pending),
             dict(self.local),
             self.grid,
@@ -212,19 +221,27 @@ class Detector:
         The derived signals.
     source
         Name of what is watched, for the events.
-    tick_ns
-        From one tick to the next.
+    rate_hz, hop
+        Frames a second, and frames a tick.
     windows_s
         Of each scorer, fastest first.
     """
 
-    def __init__(
-        self, settings: Settings, table: ChannelTable, source: str, tick_ns: int, windows_s: Sequence[float]
+    def __init__(  # noqa: PLR0917 (called once, by the pipeline)
+        self,
+        settings: Settings,
+        table: ChannelTable,
+        source: str,
+        rate_hz: float,
+        hop: int,
+        windows_s: Sequence[float],
     ) -> None:
         self.settings = settings
         self.table = table
         self.source = source
-        self.tick_ns = tick_ns
+        self.rate_hz = rate_hz
+        self.tick_ns = round(hop / rate_hz * 1e9)
+        self.recent = max(round(RECENT_S * rate_hz / hop), 2) * hop
         self.windows_ns = tuple(round(w * 1e9) for w in windows_s)
         self.thresholds = tuple(threshold(settings, w, len(windows_s)) for w in windows_s)
         self.alone = math.log(len(table.pmus)) + settings.alone
@@ -248,6 +265,7 @@ class Detector:
             active_ns=np.full(count, NEVER),
             refused_ns=np.full(count, NEVER),
             before=np.full((count, self.table.width), np.nan, np.float32),
+            recent=np.full((self.recent, count, self.table.width), np.nan, np.float32),
             pending={},
             local={},
             grid=None,
@@ -273,8 +291,11 @@ class Detector:
         """
         state = state.copy()
         out: list[Event] = []
+        hop = ticks.signals.shape[1]
+        frames = np.concatenate([state.recent, ticks.signals.reshape(-1, *ticks.signals.shape[2:])])
         for k, now in enumerate(ticks.time_ns.tolist()):
             state.refused_ns[ticks.refused[k]] = now
+            state.recent = frames[(k + 1) * hop : (k + 1) * hop + self.recent]
             tick = self._weigh(state, ticks, k, explain)
             out += self._grid(state, tick)
             out += self._local(state, tick)
@@ -319,11 +340,21 @@ class Detector:
             take = state.armed[i] & (over > excess)
             excess, by = np.where(take, over, excess), np.where(take, i, by)
             evidence = state.armed[i] & (now - state.refused_ns > self.windows_ns[i])
-            grid.append(corroborated(np.where(evidence, word, np.nan)))
+            grid.append(self._corroborated(state, i, np.where(evidence, word, np.nan)))
             if grid[i] - self.thresholds[i] > over_grid:
                 over_grid, grid_by = grid[i] - self.thresholds[i], i
         signals = ticks.signals[k]
         return _Tick(k, now, ticks.tracks, signals, excess, by, tuple(grid), over_grid, grid_by, explain)
+
+    def _corroborated(self, state: State, i: int, word: NDArray[np.float64]) -> float:
+        """Score the grid by its PMUs; over a long window, two that swing together are enough."""
+        score = corroborated(word, corroborators(len(word)))
+        if i == 0 or score > self.thresholds[i]:
+            return score
+        loud = np.flatnonzero(word > self.thresholds[i])
+        if len(loud) >= 2 and common_hz(state.recent[:, loud], self.rate_hz) is not None:
+            return corroborated(word, 2)
+        return score
 
     def _grid(self, state: State, tick: _Tick) -> list[Event]:
         """Open, carry on or close the grid's event."""
@@ -401,7 +432,9 @@ class Detector:
             terms = tick.explain(event.scorer, tick.k, worst) or event.contributions
             event = replace(event, minus_ln_p=tick.grid[by], contributions=terms)
         lasted_s = (tick.now - event.onset_ns) / 1e9
-        kind, sentence = name_grid(course, self.table, event.pmus, slow=grid.slow_ns > 0, duration_s=lasted_s)
+        involved = [self.table.index[name] for name in event.pmus[:SWINGING]]
+        swing_hz = common_hz(state.recent[:, involved], self.rate_hz) if grid.slow_ns else None
+        kind, sentence = name_grid(course, self.table, event.pmus, swing_hz=swing_hz, lasted_s=lasted_s)
         event = replace(event, kind=kind, sentence=_join(sentence, event.contributions))
         return replace(grid, event=event, active_ns=tick.now, first_ns=first, peak=peak, course=course)
 
@@ -485,7 +518,7 @@ def corroborators(pmus: int) -> int:
     return min(4, 2 + pmus // 6)
 
 
-def corroborated(score: NDArray[np.float64]) -> float:
+def corroborated(score: NDArray[np.float64], k: int) -> float:
     """Score the grid by the k-th most atypical of its PMUs.
 
     At least k of S PMUs exceed g with a probability of at most (S / k) exp(-g), however they depend on each other
@@ -496,14 +529,15 @@ def corroborated(score: NDArray[np.float64]) -> float:
     ----------
     score
         `(S,)` -ln p of each PMU; NaN where it is refused, learning or no evidence.
+    k
+        How many must agree, at least 1.
 
     Returns
     -------
     float
-        At least 0; -inf where too few PMUs have a score, or where there is only one to ask.
+        At least 0; -inf where fewer than k PMUs have a score.
     """
     heard = score[~np.isnan(score)]
-    k = corroborators(len(score))
     if len(heard) < k:
         return -math.inf
     return max(float(np.partition(heard, -k)[-k]) - math.log(len(heard) / k), 0.0)

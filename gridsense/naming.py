@@ -55,7 +55,7 @@ class Course:
 
 
 def name_grid(
-    course: Course, table: ChannelTable, pmus: Sequence[str], *, slow: bool, duration_s: float
+    course: Course, table: ChannelTable, pmus: Sequence[str], *, swing_hz: float | None, lasted_s: float
 ) -> tuple[str, str]:
     """Name a disturbance of the grid.
 
@@ -67,9 +67,9 @@ def name_grid(
         The derived signals.
     pmus
         Those that saw it, most affected first.
-    slow
-        Only a score over a long window saw it: a persistent movement, not a jolt.
-    duration_s
+    swing_hz
+        At which frequency the most affected swing together; None where they do not.
+    lasted_s
         How long it has lasted.
 
     Returns
@@ -79,7 +79,7 @@ def name_grid(
     """
     voltage = table.where(Quantity.VOLTAGE_MAGNITUDE)
     frequency = table.where(Quantity.FREQUENCY)
-    seen = f"{len(pmus)} PMU{'s' * (len(pmus) != 1)}"
+    seen = f"seen by {len(pmus)} PMU{'s' * (len(pmus) != 1)}"
     with np.errstate(invalid="ignore", divide="ignore"):
         dip = np.where(voltage, course.low / course.before, np.nan)
         left = np.where(voltage, course.after / course.before, np.nan)
@@ -88,13 +88,13 @@ def name_grid(
     if deepest is not None and dip[deepest] < FAULT_PU:
         where, depth = table.pmus[deepest[0]].name, float(dip[deepest])
         back = "and recovered" if left[deepest] > FAULT_PU else "and has not recovered"
-        return "fault", f"voltage fell to {depth:.2f} of its level at {where} {back}; seen by {seen}"
+        return "fault", f"voltage fell to {depth:.2f} of its level at {where} {back}; {seen}"
+    if swing_hz is not None:
+        return "oscillation", f"{swing_hz:.2f} Hz oscillation for {lasted_s:.0f} s, strongest at {pmus[0]}; {seen}"
     if abs(step_hz) > FREQUENCY_STEP_HZ:
         kind, words = ("generation_loss", "fell") if step_hz < 0 else ("load_loss", "rose")
-        return kind, f"the grid's frequency {words} by {abs(step_hz) * 1e3:.0f} mHz; first at {pmus[0]}, seen by {seen}"
-    if slow or duration_s > 10:
-        return "oscillation", f"persistent oscillation for {duration_s:.0f} s, strongest at {pmus[0]}; seen by {seen}"
-    return "switching", f"a step of flows and angles without loss of generation, strongest at {pmus[0]}; seen by {seen}"
+        return kind, f"the grid's frequency {words} by {abs(step_hz) * 1e3:.0f} mHz; strongest at {pmus[0]}, {seen}"
+    return "switching", f"a step of voltages and flows, no generation or load lost; strongest at {pmus[0]}, {seen}"
 
 
 def name_local(contributions: Sequence[Contribution], families: dict[str, str]) -> tuple[Cause, str]:

@@ -175,7 +175,7 @@ class Pipeline:
             judging, judged = quality.relayout(old.quality, table)
             out = old.score_judged(judged)
             deriving = derive.relayout(old.derive, table)
-        self._stages = _Stages(self.settings, aligning, judging, deriving, old, self._learned)
+        self._stages = _Stages(self.settings, aligning, judging, deriving, old=old, learned=self._learned)
         return out
 
 
@@ -188,6 +188,7 @@ class _Stages:
         aligning: align.AlignState,
         judging: quality.QualityState,
         deriving: derive.DeriveState,
+        *,
         old: _Stages | None,
         learned: Learned | None,
     ) -> None:
@@ -195,8 +196,8 @@ class _Stages:
         table, signals, rate_hz = aligning.layout.table, deriving.plan.table, aligning.rate_hz
         self.scorers = scoring.Scorers(scoring.settings(rate_hz, settings.learn_s), signals)
         self.outages = outages.Outages(table, settings.source, settings.persist_s)
-        tick_ns, windows_s = self.scorers.tick_ns, self.scorers.window_s
-        self.detector = detection.Detector(settings.detection, signals, settings.source, tick_ns, windows_s)
+        hop, windows_s = self.scorers.settings.hop, self.scorers.window_s
+        self.detector = detection.Detector(settings.detection, signals, settings.source, rate_hz, hop, windows_s)
         if old is None:
             self.score = self.scorers.initial(_references(learned, signals))
         else:

@@ -32,8 +32,8 @@ def made(seconds: float) -> Ticks:
     """Quiet ticks to write into."""
     k = round(seconds * HZ)
     signals = np.broadcast_to(np.array([1.0, 60.0], np.float32), (k, H, S, C)).copy()
-    fast = Track("fit", 1.0, np.full((k, S), QUIET), np.full(k, QUIET))
-    slow = Track("10s", 10.0, np.full((k, S), QUIET), np.full(k, QUIET))
+    fast = Track("fit", 1.0, np.ones(k, bool), np.full((k, S), QUIET))
+    slow = Track("10s", 10.0, np.arange(1, k + 1) % HZ == 0, np.full((k, S), QUIET))
     return Ticks(np.arange(1, k + 1) * TICK_NS, (fast, slow), signals, np.zeros((k, S), bool))
 
 
@@ -42,11 +42,11 @@ def at(_ticks: Ticks, begin_s: float, end_s: float) -> slice:
 
 
 def run(ticks: Ticks, cuts: tuple[int, ...] = (), settings: Settings | None = None) -> list[Event]:
-    detector = Detector(settings or Settings(), TABLE, "test", TICK_NS)
+    detector = Detector(settings or Settings(), TABLE, "test", 30.0, H, (1.0, 10.0))
     state, out = detector.initial(), []
     edges = [0, *cuts, len(ticks.time_ns)]
     for a, b in itertools.pairwise(edges):
-        tracks = tuple(replace(t, score=t.score[a:b], grid=t.grid[a:b]) for t in ticks.tracks)
+        tracks = tuple(replace(t, score=t.score[a:b], due=t.due[a:b]) for t in ticks.tracks)
         part = Ticks(ticks.time_ns[a:b], tracks, ticks.signals[a:b], ticks.refused[a:b])
 
         def shifted(scorer: str, tick: int, s: int) -> tuple[Contribution, ...]:
@@ -67,9 +67,8 @@ def test_quiet_scores_raise_nothing() -> None:
 
 def test_a_disturbance_is_one_grid_event_with_all_that_saw_it() -> None:
     ticks = made(60)
-    ticks.tracks[0].score[at(ticks, 20, 22), :4] = LOUD
+    ticks.tracks[0].score[at(ticks, 20.2, 22), :4] = LOUD
     ticks.tracks[0].score[at(ticks, 20, 22), 2] = LOUD + 5
-    ticks.tracks[0].grid[at(ticks, 20.2, 22)] = LOUD
     ticks.signals[at(ticks, 20, 20.2), :, 2, 0] = 0.4
     (event,) = newest(run(ticks))
     assert event.cause is Cause.GRID
@@ -83,7 +82,7 @@ def test_a_disturbance_is_one_grid_event_with_all_that_saw_it() -> None:
 def test_a_deep_dip_is_named_a_fault() -> None:
     ticks = made(60)
     ticks.tracks[0].score[at(ticks, 20, 22)] = LOUD
-    ticks.tracks[0].grid[at(ticks, 20, 22)] = LOUD
+    ticks.tracks[0].score[at(ticks, 20, 22)] = LOUD
     ticks.signals[at(ticks, 20, 20.2), :, 2, 0] = 0.4
     (event,) = newest(run(ticks))
     assert event.kind == "fault"
@@ -94,7 +93,7 @@ def test_what_follows_within_the_merge_time_belongs_to_it() -> None:
     ticks = made(80)
     for begin in (20, 26):
         ticks.tracks[0].score[at(ticks, begin, begin + 1)] = LOUD
-        ticks.tracks[0].grid[at(ticks, begin, begin + 1)] = LOUD
+        ticks.tracks[0].score[at(ticks, begin, begin + 1)] = LOUD
     (event,) = newest(run(ticks))
     assert event.end_ns == pytest.approx(27e9)
 
@@ -102,7 +101,7 @@ def test_what_follows_within_the_merge_time_belongs_to_it() -> None:
 def test_two_disturbances_apart_are_two_events() -> None:
     ticks = made(80)
     for begin in (20, 50):
-        ticks.tracks[0].grid[at(ticks, begin, begin + 1)] = LOUD
+        ticks.tracks[0].score[at(ticks, begin, begin + 1)] = LOUD
     events = newest(run(ticks))
     assert [e.cause for e in events] == [Cause.GRID, Cause.GRID]
 
@@ -120,7 +119,7 @@ def test_a_pmu_alone_waits_and_is_data() -> None:
 def test_a_pmu_that_the_grid_confirms_is_no_event_of_its_own() -> None:
     ticks = made(60)
     ticks.tracks[0].score[at(ticks, 20, 21), 3] = LOUD
-    ticks.tracks[0].grid[at(ticks, 20.6, 21)] = LOUD
+    ticks.tracks[0].score[at(ticks, 20.6, 21)] = LOUD
     (event,) = newest(run(ticks))
     assert event.cause is Cause.GRID
     assert event.onset_ns == 20 * 10**9
@@ -129,33 +128,66 @@ def test_a_pmu_that_the_grid_confirms_is_no_event_of_its_own() -> None:
 
 def test_a_long_window_does_not_raise_what_the_fast_score_has_seen() -> None:
     ticks = made(120)
-    ticks.tracks[0].grid[at(ticks, 20, 21)] = LOUD
-    ticks.tracks[1].grid[at(ticks, 20, 31)] = LOUD
+    ticks.tracks[0].score[at(ticks, 20, 21)] = LOUD
+    ticks.tracks[1].score[at(ticks, 20, 31)] = LOUD
     assert len(newest(run(ticks))) == 1
 
 
-def test_a_long_window_alone_raises_an_oscillation() -> None:
+def swing(ticks: Ticks, where: slice, pmus: slice, hz: float) -> None:
+    t = np.arange(len(ticks.time_ns) * H).reshape(-1, H) / 30.0
+    wave = np.broadcast_to(60 + 0.05 * np.sin(2 * np.pi * hz * t)[:, :, None], (*t.shape, S))
+    ticks.signals[where, :, pmus, 1] = wave[where, :, pmus]
+
+
+def test_a_long_window_alone_raises_an_oscillation_and_names_its_frequency() -> None:
     ticks = made(120)
-    ticks.tracks[1].grid[at(ticks, 40, 80)] = LOUD
+    swing(ticks, at(ticks, 30, 80), slice(0, 6), 1.5)
+    ticks.tracks[1].score[at(ticks, 40, 80)] = LOUD
     (event,) = newest(run(ticks))
     assert event.kind == "oscillation"
+    assert "1.50 Hz" in event.sentence
     assert event.scorer == "10s"
     assert event.end_ns is not None
     assert event.end_ns < 80e9
 
 
+def test_two_that_swing_together_are_the_grid() -> None:
+    ticks = made(120)
+    swing(ticks, at(ticks, 30, 80), slice(0, 2), 0.8)
+    ticks.tracks[1].score[at(ticks, 40, 80), :2] = LOUD
+    (event,) = newest(run(ticks))
+    assert (event.cause, event.kind) == (Cause.GRID, "oscillation")
+
+
+def test_two_that_do_not_swing_together_are_not() -> None:
+    ticks = made(120)
+    swing(ticks, at(ticks, 30, 80), slice(0, 1), 0.8)
+    swing(ticks, at(ticks, 30, 80), slice(1, 2), 2.0)
+    ticks.tracks[1].score[at(ticks, 40, 80), :2] = LOUD
+    assert {e.cause for e in newest(run(ticks))} == {Cause.DATA}
+
+
+def test_what_a_disturbance_leaves_behind_stays_silent_until_it_was_ordinary() -> None:
+    ticks = made(200)
+    ticks.tracks[0].score[at(ticks, 20, 21)] = LOUD
+    ticks.tracks[1].score[at(ticks, 20, 120)] = LOUD
+    ticks.tracks[1].score[at(ticks, 150, 160)] = LOUD
+    first, second = newest(run(ticks))
+    assert first.scorer == "fit"
+    assert second.scorer == "10s"
+    assert second.onset_ns > 149e9
+
+
 def test_refused_scores_raise_nothing() -> None:
     ticks = made(60)
     ticks.tracks[0].score[:] = np.nan
-    ticks.tracks[0].grid[:] = np.nan
     ticks.tracks[1].score[:] = np.nan
-    ticks.tracks[1].grid[:] = np.nan
     assert run(ticks) == []
 
 
 def test_an_event_that_lasts_has_no_end() -> None:
     ticks = made(30)
-    ticks.tracks[0].grid[at(ticks, 20, 30)] = LOUD
+    ticks.tracks[0].score[at(ticks, 20, 30)] = LOUD
     (event,) = newest(run(ticks))
     assert event.end_ns is None
 
@@ -164,7 +196,7 @@ def test_an_event_that_lasts_has_no_end() -> None:
 def test_events_do_not_depend_on_how_the_ticks_are_cut(cuts: tuple[int, ...]) -> None:
     ticks = made(60)
     ticks.tracks[0].score[at(ticks, 20, 21), 3] = LOUD
-    ticks.tracks[0].grid[at(ticks, 20.6, 21)] = LOUD
+    ticks.tracks[0].score[at(ticks, 20.6, 21)] = LOUD
     ticks.tracks[0].score[at(ticks, 40, 41), 1] = LOUD
     ticks.signals[at(ticks, 20, 20.2), :, 2, 0] = 0.4
     assert run(ticks, cuts) == run(ticks)
