@@ -392,7 +392,9 @@ def _batches(
     """Cut a chunk of rows into one batch a source."""
     sources = tuple(shares)
     for source, own in shares.items():
-        time_ns = _integers(record, source_column(TIME, source, sources), np.int64)
+        own_time = source_column(TIME, source, sources)
+        # Where every source stands on the file's own times, those are its own.
+        time_ns = _integers(record, own_time if own_time in record.schema.names else TIME, np.int64)
         flags = record.column(source_column(TIME_FLAGS, source, sources))
         sent = flags.is_valid().to_numpy(zero_copy_only=False)
         if not sent.any():
