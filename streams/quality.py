@@ -34,8 +34,11 @@ _IMPOSSIBLE_VOLTAGE_PU = 10.0
 _LIVELY = 30
 """Changes of bits after which a channel counts as one that changes."""
 
-_NATURAL = 10
+_NATURAL = 4
 """A lone channel is stuck when unchanged this many times longer than it ever was by nature."""
+
+_SLOW = 4
+"""A frequency, sent in whole millihertz, rests this much longer than a magnitude or an angle."""
 
 _NATURAL_S = 10.0
 """Unchanged for longer is not nature."""
@@ -65,8 +68,8 @@ class QualitySettings:
     stuck_s
         A phasor whose magnitude and angle both keep their bits this long is stuck.
     stuck_lone_s
-        A single magnitude, angle or frequency that used to change and keeps its bits this long, and ten times longer
-        than it ever did by nature, is stuck.
+        A single magnitude or angle (a frequency after four times as long) that used to change and keeps its bits this
+        long, and ten times longer than it ever did by nature, is stuck.
     stuck_values
         A frequency of at most this many distinct values in a minute is stuck (unless it is exactly nominal).
     zero_s
@@ -406,12 +409,16 @@ def judge(state: QualityState, aligned: Aligned) -> tuple[QualityState, Block]:
         return state, _judged(state, state.pending, 0)[1]
     context = state.settings.back + 1
     before = state.pending.time_ns
+    endless = np.isinf(aligned.values)
+    finite = (
+        replace(aligned, values=np.where(endless, np.float32(np.nan), aligned.values)) if endless.any() else aligned
+    )
     fresh = not before[-1]  # nothing but the empty context: any time follows it
     if not fresh and aligned.time_ns[0] - before[-1] > 1.5e9 / state.rate_hz:
         after, block = flush(state)
         # Not judged yet, so it all waits.
-        return replace(after, pending=_joined(after.pending, aligned)), block
-    frames = _joined(state.pending, aligned)
+        return replace(after, pending=_joined(after.pending, finite)), block
+    frames = _joined(state.pending, finite)
     return _judged(state, frames, max(len(frames.time_ns) - context - state.settings.ahead, 0))
 
 
@@ -521,9 +528,10 @@ def _judged(state: QualityState, frames: Aligned, count: int) -> tuple[QualitySt
         np.copyto(quality, marks[:, :, None])
     sheet = quality.reshape(count, -1)
     # From the weakest reason to the strongest: whatever is written later stands.
-    _mark_unusual(sheet, flat[rows], plan, state.settings)
-    _mark_impossible(sheet, flat[rows], plan, state.settings)
-    _mark_spikes(sheet, flat, plan, state.settings)
+    with np.errstate(over="ignore", invalid="ignore"):  # float32 garbage may be as large as float32 goes
+        _mark_unusual(sheet, flat[rows], plan, state.settings)
+        _mark_impossible(sheet, flat[rows], plan, state.settings)
+        _mark_spikes(sheet, flat, plan, state.settings)
     memory = _mark_stuck(sheet, flat[context - 1 : context + count], state)
     memory = replace(memory, zero_run=_mark_zeros(sheet, flat, state), unsynced_run=unsynced)
     if masks_angle.any():
@@ -780,6 +788,9 @@ def _mask_frequency_spikes(sheet: NDArray[np.uint8], scene: _Scene) -> None:
     if not len(row):
         return
     alone = ~scene.company(row) & ~scene.excused(row, columns.pmu[k])
+    alone &= (
+        scene.flat[row + scene.settings.back, columns.at[k]] != 0
+    )  # a drop-out, which says nothing of its neighbours
     row, k = row[alone], k[alone]
     _write(sheet, row, columns.at[k], Reason.SPIKE)
     hit = np.zeros((scene.rows, len(plan.table.pmus)), bool)
@@ -871,7 +882,8 @@ def _mark_stuck(sheet: NDArray[np.uint8], flat: NDArray[np.float32], state: Qual
     )
 
     pair_limit = max(round(it.stuck_s * rate), 5)
-    lone_limit = max(round(it.stuck_lone_s * rate), 5)
+    lone_limit = np.full(len(watched.at), max(round(it.stuck_lone_s * rate), 5))
+    lone_limit[frequency] *= _SLOW
     if (run >= pair_limit).any():
         hertz = held[1:, frequency]
         off_nominal = hertz != plan.nominal_hz[plan.frequency.pmu]
