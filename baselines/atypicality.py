@@ -35,6 +35,7 @@ from baselines.signatures import (
     LOGGED_DESCRIPTORS,
     SUMMARY_DESCRIPTORS,
     Partials,
+    blank_partials,
     fast_vectors,
     grain_factors,
     summarise_period,
@@ -370,7 +371,6 @@ def initial(
         gathered = np.full((streams, room, columns), np.nan, np.float32)
         layers.append(LayerState(gathered, np.zeros(streams, np.int64), reference))
     turns = np.zeros((streams, channels), np.float32) if turn is None else turn.astype(np.float32)
-    nothing = np.full((streams, max(seconds, 1), channels, 4), np.nan, np.float32)
     return State(
         slot=np.full(streams, NEVER),
         samples=np.zeros((streams, points, channels), np.float32),
@@ -380,9 +380,7 @@ def initial(
         fits=np.full((streams, spans, channels, 4), np.nan, np.float32),
         extremes=np.full((streams, spans, channels, 2), np.nan, np.float32),
         grain=np.full((streams, channels), np.inf, np.float32),
-        partials=Partials(
-            nothing[..., 0].copy(), np.zeros(nothing.shape[:3], np.uint8), nothing, nothing, nothing, nothing
-        ),
+        partials=blank_partials(streams, max(seconds, 1), channels),
         layers=tuple(layers),
     )
 
@@ -688,8 +686,6 @@ def _score_layer(
     covered = coverage >= settings.floor
     reference, taken, gathered = layer.reference, layer.taken, layer.gathered
     logged = _logged(settings, index, state)
-    if not reference.learned.all():
-        gathered, taken = gathered.copy(), taken.copy()
     k = 0
     while k < len(slots):
         # As many times at once as can pass before the next stream has learned: a reference serves from its next time.
@@ -701,8 +697,10 @@ def _score_layer(
             turn_to_learn = (slots[part] % every == 0)[:, None] & covered[part] & ~learned
             before = taken + np.cumsum(turn_to_learn, axis=0) - turn_to_learn
             t, s = np.nonzero(turn_to_learn)
-            gathered[s, before[t, s]] = vectors[part][t, s]
-            taken += turn_to_learn.sum(0)
+            if len(t):
+                gathered = gathered.copy() if gathered is layer.gathered else gathered
+                gathered[s, before[t, s]] = vectors[part][t, s]
+                taken = taken + turn_to_learn.sum(0)
             still = (needed - before - turn_to_learn) * (every / settings.rate_hz)
             missing[part] = np.where(learned, 0, still)
         if learned.any():

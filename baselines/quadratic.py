@@ -19,8 +19,11 @@ from baselines.errors import ShapeError
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
-TILE = 512
-"""Columns a matrix product takes at a time: a multiple of every BLAS micro-kernel, small enough for the L2 cache."""
+TILE = 1024
+"""Columns worked on at a time: few enough for the L2 cache, enough to make a call worth its while."""
+
+LANES = 64
+"""Columns are filled up to a multiple of this, so that no sum ever runs along a lone column in another order."""
 
 LEAST_WINDOW = 9
 """Points of the shortest window. Below 8 frames a second they span more than a second: (points - 1) / rate."""
@@ -28,7 +31,7 @@ LEAST_WINDOW = 9
 LEAST_POINTS = 5
 """A parabola and a residual need four points; PNNL's library asks for five."""
 
-BAND = 32
+BAND = 24
 """Windows that share one matrix product when there is a fit at every frame."""
 
 
@@ -132,8 +135,8 @@ def fit(
     starts = range(first - points + 1, len(values) - points + 1, hop)
     plan = _plan(values, good, rate_hz=rate_hz, points=points, least=least, starts=starts, turn=turn)
     out = plan.empty()
-    slab = np.zeros((points, TILE), plan.dtype)
-    parabola = _sequential(plan) if same_bits else _product(plan)
+    slab = np.zeros((points, _filled(plan.samples.shape[1])), plan.dtype)
+    parabola = _sequential(plan, slab) if same_bits else _product(plan, slab)
     with np.errstate(invalid="ignore", over="ignore"):
         for k, start in enumerate(starts):
             window = plan.samples[start : start + points]
@@ -143,7 +146,7 @@ def fit(
                 np.subtract(window[:, lo:hi], middle, out=centred)
                 if plan.turn is not None:
                     unwrap(centred, plan.turn[lo:hi])
-                out[:, k, lo:hi] = parabola(slab)[:, : hi - lo]
+                out[:, k, lo:hi] = parabola()[:, : hi - lo]
                 out[0, k, lo:hi] += middle
     return _finish(plan, out)
 
@@ -284,13 +287,13 @@ def unwrap(differences: Floats, turn: Floats) -> None:
     differences -= whole
 
 
-def _product(plan: _Plan) -> Callable[[Floats], Floats]:
-    """Make the fit of centred tiles `(points, TILE)` to `(4, TILE)`: a matrix product, and the energy of the rest."""
+def _product(plan: _Plan, slab: Floats) -> Callable[[], Floats]:
+    """Make the fit of a centred tile `(points, n)` to `(4, n)`: a matrix product, and the energy of the rest."""
     matrix = _full_matrix(plan.points, plan.rate_hz).astype(plan.dtype)
     ones = np.full((1, plan.points - 3), 1 / (plan.points - 3)).astype(plan.dtype)
-    product = np.empty((plan.points, TILE), plan.dtype)
+    product = np.empty_like(slab)
 
-    def parabola(slab: Floats) -> Floats:
+    def parabola() -> Floats:
         np.matmul(matrix, slab, out=product)
         rest = product[3:]
         np.multiply(rest, rest, out=rest)
@@ -300,16 +303,15 @@ def _product(plan: _Plan) -> Callable[[Floats], Floats]:
     return parabola
 
 
-def _sequential(plan: _Plan) -> Callable[[Floats], Floats]:
+def _sequential(plan: _Plan, slab: Floats) -> Callable[[], Floats]:
     """Make the same fit element by element: each column sees the same operations in the same order."""
     _, _, to_abc, basis = _band_matrices(plan.points, plan.rate_hz)
     directions = [q[:, None].astype(plan.dtype) for q in basis.T]
     factors = to_abc.astype(plan.dtype)
     spread = plan.dtype.type(1 / (plan.points - 3))
-    work = np.empty((plan.points, TILE), plan.dtype)
-    result = np.empty((4, TILE), plan.dtype)
+    work, result = np.empty_like(slab), np.empty_like(slab[:4])
 
-    def parabola(slab: Floats) -> Floats:
+    def parabola() -> Floats:
         along = []
         for q in directions:
             np.multiply(slab, q, out=work)
@@ -328,6 +330,10 @@ def _sequential(plan: _Plan) -> Callable[[Floats], Floats]:
         return result
 
     return parabola
+
+
+def _filled(columns: int) -> int:
+    return min(TILE, -(-columns // LANES) * LANES)
 
 
 def _tiles(columns: int) -> Iterator[tuple[int, int]]:
@@ -423,11 +429,10 @@ def _fit_gaps(plan: _Plan, out: Floats, count: NDArray[np.uint8]) -> None:
     window, column = np.nonzero((count < plan.points) & (count >= plan.least))
     samples, marks = plan.samples.reshape(-1), plan.good.reshape(-1)
     x = _abscissae(plan.points, plan.rate_hz)[:, None]
-    corner = np.zeros(TILE, np.intp)
     steps = np.arange(plan.points)[:, None] * columns
     for lo, hi in _tiles(len(window)):
-        # The last tile repeats its first window: one shape for all, whatever the number of windows with gaps.
-        corner[:] = (plan.starts.start + window[lo] * plan.starts.step) * columns + column[lo]
+        # The tile is filled up with its first window: see LANES.
+        corner = np.full(_filled(hi - lo), (plan.starts.start + window[lo] * plan.starts.step) * columns + column[lo])
         corner[: hi - lo] = (plan.starts.start + window[lo:hi] * plan.starts.step) * columns + column[lo:hi]
         at = steps + corner
         turn = None if plan.turn is None else plan.turn[corner % columns]

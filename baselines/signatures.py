@@ -38,6 +38,8 @@ LEAST_SHARE = 1 / 7
 class Partials:
     """Summaries of one second each, ready to be joined; a's are relative to `base`.
 
+    A second without a fit has a `base` of NaN, infinite extremes, and zeros.
+
     Attributes
     ----------
     base
@@ -120,6 +122,34 @@ def fast_vectors(fits: NDArray[np.float32], lag: int, turn: NDArray[np.float32])
     return np.ascontiguousarray(out.swapaxes(0, 1)).reshape(out.shape[1], len(out), 4 * out.shape[2])
 
 
+def blank_partials(streams: int, seconds: int, channels: int) -> Partials:
+    """Make the partial summaries of seconds without a fit.
+
+    Parameters
+    ----------
+    streams
+        `S`.
+    seconds
+        `P`.
+    channels
+        `C`.
+
+    Returns
+    -------
+    Partials
+        Of that size.
+    """
+    shape = (streams, seconds, channels)
+    return Partials(
+        base=np.full(shape, np.nan, np.float32),
+        count=np.zeros(shape, np.uint8),
+        least=np.full((*shape, 4), np.inf, np.float32),
+        most=np.full((*shape, 4), -np.inf, np.float32),
+        mean=np.zeros((*shape, 4), np.float32),
+        scatter=np.zeros((*shape, 4), np.float32),
+    )
+
+
 def summarise_second(fits: NDArray[np.float32], extremes: NDArray[np.float32], turn: NDArray[np.float32]) -> Partials:
     """Summarise the fits of one second.
 
@@ -192,26 +222,32 @@ def summarise_period(
         base = np.where(partials.count[:, p] > 0, partials.base[:, p], base)
     least = np.full((streams, channels, 4), np.inf, np.float32)
     most = np.full((streams, channels, 4), -np.inf, np.float32)
-    count = np.zeros((streams, channels, 1))
-    mean = np.zeros((streams, channels, 4))
-    scatter = np.zeros((streams, channels, 4))
+    count = np.zeros((streams, channels, 1), np.float32)
+    mean, scatter, work = (np.zeros((streams, channels, 4), np.float32) for _ in range(3))
     # Chan's update, one second after the other: the order of the sums is the order of time, whatever the block.
+    # A second without a fit has infinite extremes and zeros, and so changes nothing.
     for p in range(seconds):
-        n = partials.count[:, p, :, None].astype(np.float64)
-        shift = np.where(n[..., 0] > 0, wrapped(partials.base[:, p] - base, turn), np.float32(0))
-        low, high, level = (np.array(part[:, p]) for part in (partials.least, partials.most, partials.mean))
-        for part in (low, high, level):
-            part[..., 0] += shift
-        np.fmin(least, np.where(n > 0, low, np.float32(np.inf)), out=least)
-        np.fmax(most, np.where(n > 0, high, np.float32(-np.inf)), out=most)
+        n = partials.count[:, p, :, None].astype(np.float32)
+        shift = wrapped(partials.base[:, p] - base, turn)
+        shift = np.where(n[..., 0] > 0, shift, np.float32(0))
+        low, high = partials.least[:, p], partials.most[:, p]
+        np.fmin(least[..., 0], low[..., 0] + shift, out=least[..., 0])
+        np.fmax(most[..., 0], high[..., 0] + shift, out=most[..., 0])
+        np.fmin(least[..., 1:], low[..., 1:], out=least[..., 1:])
+        np.fmax(most[..., 1:], high[..., 1:], out=most[..., 1:])
         both = count + n
         weight = n / np.maximum(both, 1)
-        away = np.where(n > 0, level - mean, 0)
-        mean += away * weight
-        scatter += np.where(n > 0, partials.scatter[:, p] + away * away * (count * weight), 0)
+        away = partials.mean[:, p] - mean
+        away[..., 0] += shift
+        mean += np.multiply(away, weight, out=work)
+        away *= away
+        away *= count * weight
+        scatter += away
+        scatter += partials.scatter[:, p]
         count = both
     # A lone fit's rounding must not turn a distance negative.
-    below, above = np.maximum(mean - least, 0), np.maximum(most - mean, 0)
+    with np.errstate(invalid="ignore"):
+        below, above = np.maximum(mean - least, 0), np.maximum(most - mean, 0)
     out = np.stack([below, above, mean, np.sqrt(scatter / np.maximum(count - 1, 1))], axis=-1)
     if absolute:
         out[..., 0, 2] += base
