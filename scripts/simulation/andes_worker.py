@@ -16,10 +16,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Two threads fighting over 140-bus matrices are slower than one.
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-
 import andes
 import numpy as np
 
@@ -84,9 +80,7 @@ def describe(case: str) -> dict[str, Any]:
         "areas": {str(i): str(n) for i, n in zip(system.Area.idx.v, system.Area.name.v, strict=True)},
         "buses": [
             {"idx": i, "name": str(n), "kv": float(kv), "area": str(a), "v": float(v), "a": float(d)}
-            for i, n, kv, a, v, d in zip(
-                bus.idx.v, bus.name.v, bus.Vn.v, bus.area.v, bus.v.v, bus.a.v, strict=True
-            )
+            for i, n, kv, a, v, d in zip(bus.idx.v, bus.name.v, bus.Vn.v, bus.area.v, bus.v.v, bus.a.v, strict=True)
         ],
         "lines": [
             {"idx": line.idx.v[k], "bus1": line.bus1.v[k], "bus2": line.bus2.v[k]}
@@ -146,21 +140,25 @@ def prepare(case: str, actions: list[dict[str, Any]]) -> Any:
     return system
 
 
+def swing(action: dict[str, Any], t: float) -> float:
+    """Deviation at a time: a sine while the action lasts, else 0."""
+    on = action["at_s"] <= t < action["until_s"]
+    return on * action["amplitude"] * float(np.sin(2 * np.pi * action["frequency_hz"] * (t - action["at_s"])))
+
+
 def references(system: Any, actions: list[dict[str, Any]]) -> Callable[[float], None]:
-    """Build the function that moves set points: forced oscillations, as a function of time."""
+    """Build the function that swings voltage references, as a function of time."""
     moved = []
     for action in actions:
         if action["do"] == "oscillate":
             model = getattr(system, action["model"])
-            reference = getattr(model, {"exciter": "vref0", "governor": "paux0"}[action["control"]]).v
+            reference = model.vref0.v
             k = list(model.idx.v).index(action["idx"])
             moved.append((reference, k, float(reference[k]), action))
 
     def apply(t: float) -> None:
         for reference, k, base, action in moved:
-            on = action["at_s"] <= t < action["until_s"]
-            swing = np.sin(2 * np.pi * action["frequency_hz"] * (t - action["at_s"]))
-            reference[k] = base + on * action["amplitude"] * swing
+            reference[k] = base + swing(action, t)
 
     return apply
 
@@ -188,67 +186,88 @@ def secondary_control(system: Any) -> Callable[[float], None]:
     return apply
 
 
+def load_powers(system: Any, actions: list[dict[str, Any]], noise: Noise) -> Callable[[float, float], None]:
+    """Build the function that sets every load: noise, steps and swings."""
+    loads = system.PQ
+    active = [np.asarray(getattr(loads, n).v) for n in ("Ppf", "Req", "Ipeq")]
+    reactive = [np.asarray(getattr(loads, n).v) for n in ("Qpf", "Xeq", "Iqeq")]
+    bases = [[x.copy() for x in active], [x.copy() for x in reactive]]
+    place = {idx: k for k, idx in enumerate(loads.idx.v)}
+    stepped = [(place[a["idx"]], a) for a in actions if a["do"] == "scale_load"]
+    swung = [(place[a["idx"]], a) for a in actions if a["do"] == "swing_load"]
+
+    def apply(t: float, dt: float) -> None:
+        scale = np.ones(loads.n)
+        for k, action in stepped:
+            if t >= action["at_s"]:
+                scale[k] *= action["factor"]
+        for k, action in swung:
+            scale[k] += swing(action, t)
+        factors = scale * (1 + noise.step(dt))
+        for arrays, base, factor in zip((active, reactive), bases, factors, strict=True):
+            for array, start in zip(arrays, base, strict=True):
+                array[:] = start * factor
+
+    return apply
+
+
+class Recorder:
+    """Keeps the bus phasors of every step from just before time 0."""
+
+    def __init__(self, system: Any) -> None:
+        self.dae = system.dae
+        self.columns = np.concatenate([np.asarray(system.Bus.v.a, int), np.asarray(system.Bus.a.a, int)])
+        self.times: list[float] = []
+        self.rows: list[np.ndarray] = []
+
+    def keep(self, t: float) -> None:
+        """Keep the state that the integrator reached at `t` seconds (of the stream)."""
+        if t >= -MARGIN_S:
+            self.times.append(t)
+            self.rows.append(self.dae.y[self.columns])
+
+    def save(self, path: str) -> None:
+        """Write time, voltages (per unit) and angles (radians)."""
+        volts, angles = np.split(np.array(self.rows), 2, axis=1)
+        np.savez(path, t=np.array(self.times), v=volts, a=angles)
+
+
 def simulate(case: str, request: dict[str, Any]) -> dict[str, Any]:
-    """Run one simulation and write time, bus voltages (per unit) and angles (radians) to `request["out"]`."""
-    actions = request["actions"]
-    duration_s, step_s = request["duration_s"], request["step_s"]
-    rng = np.random.default_rng(request["seed"])
-    system = prepare(case, actions)
+    """Run one simulation and write its bus phasors to `request["out"]`."""
+    system = prepare(case, request["actions"])
     config = system.TDS.config
-    config.tf, config.tstep = duration_s + WARM_S + 2 * MARGIN_S, step_s
+    end_s = request["duration_s"] + MARGIN_S
+    config.tf, config.tstep = end_s + WARM_S + MARGIN_S, request["step_s"]
     config.fixt, config.shrinkt, config.criteria, config.no_tqdm = 1, 1, 0, 1
     config.save_every = 0  # ANDES would keep every variable of every step; we keep the bus phasors
-    system.TDS.init()
+    system.TDS.init()  # so that the loads' constants exist
 
-    loads = system.PQ
-    scaled = [np.asarray(getattr(loads, n).v) for n in ("Ppf", "Req", "Ipeq")]
-    scaled_q = [np.asarray(getattr(loads, n).v) for n in ("Qpf", "Xeq", "Iqeq")]
-    base = [x.copy() for x in scaled]
-    base_q = [x.copy() for x in scaled_q]
-    noise = Noise(loads.n, rng)
-    steps = [(list(loads.idx.v).index(a["idx"]), a["at_s"], a["factor"]) for a in actions if a["do"] == "scale_load"]
-    scale = np.ones(loads.n)
-    move = references(system, actions)
+    set_loads = load_powers(system, request["actions"], Noise(system.PQ.n, np.random.default_rng(request["seed"])))
+    move = references(system, request["actions"])
     control = secondary_control(system)
-    voltage, angle = np.asarray(system.Bus.v.a, int), np.asarray(system.Bus.a.a, int)
-    times: list[float] = []
-    rows: list[np.ndarray] = []
-    last = {"t": 0.0, "said": 0.0}
-
-    def record(t: float) -> None:
-        if t >= WARM_S - MARGIN_S:
-            times.append(t - WARM_S)
-            rows.append(np.concatenate([system.dae.y[voltage], system.dae.y[angle]]))
+    recorder = Recorder(system)
+    last = {"t": -WARM_S, "said": -WARM_S}
 
     def before_step(now: Any, _system: Any) -> None:
-        t = float(now)  # a 0-d array that changes in place
+        t = float(now) - WARM_S  # `now` is a 0-d array that changes in place
         dt = t - last["t"]
         if dt > 0:
-            record(last["t"])
-        for k, at_s, factor in steps:
-            scale[k] = factor if t - WARM_S >= at_s else 1.0
-        p, q = scale * (1 + noise.step(dt))
-        for arrays, bases, factor in ((scaled, base, p), (scaled_q, base_q, q)):
-            for array, start in zip(arrays, bases, strict=True):
-                array[:] = start * factor
-        move(t - WARM_S)
-        if dt > 0:
+            recorder.keep(last["t"])
             control(dt)
+        set_loads(t, max(dt, 0.0))
+        move(t)
         last["t"] = t
         if t - last["said"] >= 1:
             last["said"] = t
-            say({"progress": min(1.0, t / float(config.tf))})
+            say({"progress": min(1.0, (t + WARM_S) / (end_s + WARM_S))})
 
     system.TDS.callpert = before_step
     began = time.process_time()
     system.TDS.run(no_summary=True)
-    reached = float(system.dae.t)
-    if reached < duration_s + WARM_S + MARGIN_S:
-        raise RuntimeError(f"the simulation broke off at {reached - WARM_S:.2f} s")
-    record(last["t"])
-    state = np.array(rows)
-    buses = len(voltage)
-    np.savez(request["out"], t=np.array(times), v=state[:, :buses], a=state[:, buses:])
+    reached = float(system.dae.t) - WARM_S
+    if reached < end_s:
+        raise RuntimeError(f"the simulation broke off at {reached:.2f} s")
+    recorder.save(request["out"])
     return {"cpu_s": round(time.process_time() - began, 2)}
 
 

@@ -191,7 +191,11 @@ def _phases_swapped(
     left = rng.uniform(0.004, 0.012)
     recording.values[span, s, V_MAG] *= left
     recording.values[span, s, V_ANG] += rng.uniform(60, 180) + rng.standard_normal(len(since_s)) * 0.3
-    return 100 * left, "% left", "two phases swapped: almost no positive sequence voltage is left, without any frequency change"
+    return (
+        100 * left,
+        "% left",
+        "two phases swapped: almost no positive sequence voltage is left, without any frequency change",
+    )
 
 
 def _phase_reversed(

@@ -214,7 +214,7 @@ def _source(grid: Grid, column: int) -> str:
 
 
 def _main_branch(grid: Grid, column: int) -> tuple[int, int]:
-    """Find the branch whose current is measured: the fullest line, or the fullest transformer where there is no line."""
+    """Find the branch whose current is measured: the fullest line, or transformer where there is no line."""
     here = [k for k in range(len(grid.ends)) if column in grid.ends[k]]
     best = max(here, key=lambda k: (grid.is_line(k), abs(grid.flows_mw[k])))
     return best, int(grid.ends[best, 1] == column)
@@ -225,9 +225,7 @@ def _table(grid: Grid, buses: NDArray[np.int64], branches: NDArray[np.int64]) ->
     abouts = [grid.about["buses"][b] for b in buses]
     plain = [a["name"].strip() for a in abouts]
     with_kv = [f"{n} {a['kv']:g}" if plain.count(n) > 1 else n for n, a in zip(plain, abouts, strict=True)]
-    names = [
-        f"{p} {a['idx']}" if with_kv.count(n) > 1 else n for p, n, a in zip(plain, with_kv, abouts, strict=True)
-    ]
+    names = [f"{p} {a['idx']}" if with_kv.count(n) > 1 else n for p, n, a in zip(plain, with_kv, abouts, strict=True)]
     counts: Counter[str] = Counter()
     sources = list(dict.fromkeys(_source(grid, int(b)) for b in buses))
     pmus = []

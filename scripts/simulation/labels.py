@@ -72,5 +72,6 @@ def write_labels(path: Path, labels: list[Label], start_ns: int) -> None:
     for label in sorted(labels, key=lambda x: x.onset_s):
         row = asdict(label)
         onset, end = (rfc3339(start_ns + round(row.pop(k) * NS)) for k in ("onset_s", "end_s"))
+        row["size"] = float(f"{row['size']:.5g}")
         rows.append({"kind": row.pop("kind"), "cause": row.pop("cause"), "onset": onset, "end": end, **row})
     path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -63,7 +63,9 @@ class Simulated:
     opened: dict[int, float]
 
 
-def _smooth(values: NDArray[np.complex128] | NDArray[np.float64], window: NDArray[np.float64]) -> NDArray[np.complex128]:
+def _smooth(
+    values: NDArray[np.complex128] | NDArray[np.float64], window: NDArray[np.float64]
+) -> NDArray[np.complex128]:
     """Convolve each column with a window of unit sum; the edges are the caller's to cut."""
     out: NDArray[np.complex128] = oaconvolve(values, (window / window.sum())[:, None], mode="same", axes=0)
     return out
@@ -74,9 +76,9 @@ def reporting_times(duration_s: float) -> NDArray[np.float64]:
     return np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
 
 
-def phasors(run: Simulated, placement: Placement, pmus: NDArray[np.int64], fine_s: NDArray[np.float64]) -> tuple[
-    NDArray[np.complex128], NDArray[np.complex128]
-]:
+def phasors(
+    run: Simulated, placement: Placement, pmus: NDArray[np.int64], fine_s: NDArray[np.float64]
+) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
     """Voltage and current phasors of some PMUs, per unit, unfiltered, on a fine grid of times.
 
     Parameters

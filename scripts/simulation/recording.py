@@ -1,6 +1,6 @@
 """A stream on its way to the file: values, STAT words and which concentrator sent a frame, editable.
 
-In: noisy values. Out: a Parquet archive. Blemishes and data faults change a `Recording` in place, in order of being called.
+In: noisy values. Out: a Parquet archive. Blemishes and data faults change a `Recording` in place, as they are called.
 """
 
 from __future__ import annotations

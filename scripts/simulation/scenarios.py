@@ -1,7 +1,7 @@
 """What happens in the grid: which element, when and how much.
 
-In: the solved grid and a draw. Out: actions for the worker, and the label that they earn. Elements are drawn among those
-whose loss matters: a line that carries nothing is no event.
+In: the solved grid and a draw. Out: actions for the worker, and the label that they earn. Elements are drawn among
+those whose loss matters: a line that carries nothing is no event.
 """
 
 from __future__ import annotations
@@ -25,11 +25,21 @@ LOAD_STEP = 0.25
 CYCLE_S = 1 / 60
 OSCILLATION_HZ = (0.2, 1.5)
 OSCILLATION_S = 30.0
+EXCITER_SHARE = 0.7
+"""Of the forced oscillations; a load swings in the rest."""
 AFFECTED = 6
 """PMUs named in a label."""
-SEEN_PU = {"fault": 0.12, "line_trip": 0.004, "generator_trip": 0.002, "load_step": 0.002, "load_rejection": 0.002,
-           "forced_oscillation": 0.003}  # fmt: skip
-"""By kind: at some PMU the voltage phasor must move at least so far within a second (per unit), or another is drawn."""
+SEEN_PU = 0.002
+"""At some PMU the voltage phasor must jump at least so far (per unit; 0.1 degrees), or another element is drawn. It is
+a hundred times the noise, and seven times what ambient moves between two frames."""
+FAULT_PU = 0.88
+"""A fault must pull the voltage at some PMU below this."""
+OSCILLATION_PU = 0.004
+"""An oscillation must move some PMU's voltage phasor so far, and `OVER_AMBIENT` times as far as ambient does."""
+OVER_AMBIENT = 4.0
+OSCILLATION_LOOK_S = 12.0
+LASTING_PU = (0.88, 1.12)
+"""Where every PMU's voltage must be in the end: outside, relays would have acted that the simulation has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +101,15 @@ def fault_trip(grid: Grid, rng: np.random.Generator, at_s: float) -> GridEvent:
         {"do": "fault", "bus": bus, "at_s": at_s, "until_s": until_s, "x": float(rng.uniform(0.001, 0.015))},
         {"do": "trip", "model": "Line", "idx": line, "at_s": until_s},
     )
-    note = f"three-phase at {grid.bus_name(column)}, cleared after 5 cycles by opening a line of {abs(grid.flows_mw[k]):.0f} MW"
-    return GridEvent(Label("fault", "grid", at_s, until_s, grid.line_name(k), (), 0.0, "pu", note), actions, {k: until_s})
+    flow = abs(grid.flows_mw[k])
+    note = f"three-phase at {grid.bus_name(column)}, cleared after 5 cycles by opening a line of {flow:.0f} MW"
+    return GridEvent(
+        Label("fault", "grid", at_s, until_s, grid.line_name(k), (), 0.0, "pu", note), actions, {k: until_s}
+    )
 
 
 def line_trip(grid: Grid, rng: np.random.Generator, at_s: float) -> GridEvent:
-    """A loaded line opens."""
+    """Open a loaded line."""
     k = _pick(rng, _lines(grid))
     action = {"do": "trip", "model": "Line", "idx": grid.about["lines"][k]["idx"], "at_s": at_s}
     label = Label("line_trip", "grid", at_s, at_s, grid.line_name(k), (), abs(grid.flows_mw[k]), "MW", "flow before")
@@ -104,7 +117,7 @@ def line_trip(grid: Grid, rng: np.random.Generator, at_s: float) -> GridEvent:
 
 
 def generator_trip(grid: Grid, rng: np.random.Generator, at_s: float) -> GridEvent:
-    """A machine is lost."""
+    """Lose a machine."""
     low, high = (p / grid.about["mva"] for p in MACHINE_MW)
     machine = _pick(rng, [m for m in grid.about["machines"] if low <= m["p"] <= high])
     action = {"do": "trip", "model": machine["model"], "idx": machine["idx"], "at_s": at_s}
@@ -113,9 +126,13 @@ def generator_trip(grid: Grid, rng: np.random.Generator, at_s: float) -> GridEve
     return GridEvent(Label("generator_trip", "grid", at_s, at_s, element, (), power, "MW", "output before"), (action,))
 
 
+def _large_loads(grid: Grid) -> list[Any]:
+    return [x for x in grid.about["loads"] if x["p"] * grid.about["mva"] >= MIN_LOAD_MW]
+
+
 def load_step(grid: Grid, rng: np.random.Generator, at_s: float) -> GridEvent:
-    """A large load grows by a quarter at once."""
-    load = _pick(rng, [x for x in grid.about["loads"] if x["p"] * grid.about["mva"] >= MIN_LOAD_MW])
+    """Let a large load grow by a quarter at once."""
+    load = _pick(rng, _large_loads(grid))
     power = load["p"] * grid.about["mva"]
     action = {"do": "scale_load", "idx": load["idx"], "factor": 1 + LOAD_STEP, "at_s": at_s}
     element = f"{load['idx']} at {grid.bus_name(grid.place[load['bus']])}"
@@ -124,7 +141,7 @@ def load_step(grid: Grid, rng: np.random.Generator, at_s: float) -> GridEvent:
 
 
 def load_rejection(grid: Grid, rng: np.random.Generator, at_s: float) -> GridEvent:
-    """A load is lost whole."""
+    """Lose a whole load."""
     low, high = (p / grid.about["mva"] for p in REJECTED_MW)
     load = _pick(rng, [x for x in grid.about["loads"] if low <= x["p"] <= high])
     action = {"do": "scale_load", "idx": load["idx"], "factor": 0.0, "at_s": at_s}
@@ -134,20 +151,24 @@ def load_rejection(grid: Grid, rng: np.random.Generator, at_s: float) -> GridEve
 
 
 def forced_oscillation(grid: Grid, rng: np.random.Generator, at_s: float) -> GridEvent:
-    """The voltage reference or the governor of a large machine swings."""
-    control = str(rng.choice(["exciter", "governor"]))
-    able = [m for m in grid.about["machines"] if control in m and m["p"] * grid.about["mva"] >= MACHINE_MW[0]]
-    machine = _pick(rng, able)
-    model, idx = machine[control]
+    """Something swings for half a minute: the voltage reference of a large machine, or a large load."""
     frequency = float(np.exp(rng.uniform(*np.log(OSCILLATION_HZ))))
-    # A governor follows fast swings badly, and counts in per unit of speed (TGOV1) or of power (the others).
-    amplitude = 0.04 if control == "exciter" else {"TGOV1": 0.006, "TGOV1N": 0.1, "IEEEG1": 0.1}[model]
-    amplitude *= float(rng.uniform(0.7, 1.5))
     until_s = at_s + OSCILLATION_S
-    action = {"do": "oscillate", "model": model, "idx": idx, "control": control, "amplitude": amplitude,
-              "frequency_hz": frequency, "at_s": at_s, "until_s": until_s}  # fmt: skip
-    element = f"{idx} of {machine['idx']} at {grid.bus_name(grid.place[machine['bus']])}"
-    note = f"{control} reference +-{amplitude:.3g} pu"
+    wave = {"frequency_hz": frequency, "at_s": at_s, "until_s": until_s}
+    if rng.random() < EXCITER_SHARE:
+        able = [m for m in grid.about["machines"] if "exciter" in m and m["p"] * grid.about["mva"] >= MACHINE_MW[0]]
+        machine = _pick(rng, able)
+        model, idx = machine["exciter"]
+        amplitude = float(rng.uniform(0.02, 0.05))
+        action = {"do": "oscillate", "model": model, "idx": idx, "amplitude": amplitude, **wave}
+        element = f"{idx} of {machine['idx']} at {grid.bus_name(grid.place[machine['bus']])}"
+        note = f"voltage reference +-{amplitude:.3f} pu"
+    else:
+        load = _pick(rng, _large_loads(grid))
+        amplitude = float(rng.uniform(0.03, 0.08))
+        action = {"do": "swing_load", "idx": load["idx"], "amplitude": amplitude, **wave}
+        element = f"{load['idx']} at {grid.bus_name(grid.place[load['bus']])}"
+        note = f"load of {load['p'] * grid.about['mva']:.0f} MW +-{100 * amplitude:.0f} %"
     return GridEvent(Label("forced_oscillation", "grid", at_s, until_s, element, (), frequency, "Hz", note), (action,))
 
 
@@ -168,15 +189,34 @@ class NotSeenError(Exception):
     """The drawn element's loss moves no PMU enough to be called an event, or breaks the grid."""
 
 
-def _movement(run: Simulated, placement: Placement, onset_s: float, until_s: float) -> NDArray[np.float64]:
-    """`(S,)`: how far each PMU's voltage phasor moves within a window, per unit, in the frame of the mean angle."""
-    before = int(np.searchsorted(run.time_s, onset_s - 1e-3)) - 1
-    rows = slice(before, int(np.searchsorted(run.time_s, until_s)))
-    angles = run.angles[rows]
-    relative = angles - angles.mean(1, keepdims=True)
-    phasors = (run.volts[rows] * np.exp(1j * relative))[:, placement.buses]
-    moved: NDArray[np.float64] = np.abs(phasors - phasors[0]).max(0)
-    return moved
+def _phasors(run: Simulated, placement: Placement, times_s: NDArray[np.float64]) -> NDArray[np.complex128]:
+    """`(n, S)`: voltage phasors at some times, per unit, in the frame of the mean angle."""
+    volts, angles = (
+        np.stack([np.interp(times_s, run.time_s, x[:, k]) for k in range(x.shape[1])], 1)
+        for x in (run.volts, run.angles)
+    )
+    phasors: NDArray[np.complex128] = volts * np.exp(1j * (angles - angles.mean(1, keepdims=True)))
+    return phasors[:, placement.buses]
+
+
+def _jump(run: Simulated, placement: Placement, onset_s: float) -> NDArray[np.float64]:
+    """`(S,)`: how far each PMU's voltage phasor jumps at a switching, per unit; ambient has no time to move it."""
+    before, after = _phasors(run, placement, onset_s + np.array([-0.002, 0.012]))
+    jump: NDArray[np.float64] = np.abs(after - before)
+    return jump
+
+
+def _amplitude(run: Simulated, placement: Placement, start_s: float, hz: float) -> NDArray[np.float64]:
+    """`(S,)`: amplitude of each PMU's voltage phasor at one frequency, per unit, over whole periods from `start_s`."""
+    length_s = max(1, round(OSCILLATION_LOOK_S * hz)) / hz
+    times_s = start_s + np.arange(0, length_s, 1 / 60)
+    phasors = _phasors(run, placement, times_s)
+    trend = np.vander(times_s - start_s, 3).astype(complex)
+    wave = np.exp(2j * np.pi * hz * times_s)
+    design = np.column_stack([trend, wave, wave.conj()])
+    fit = np.linalg.lstsq(design, phasors, rcond=None)[0]
+    amplitude: NDArray[np.float64] = np.abs(fit[-2:]).sum(0)
+    return amplitude
 
 
 def finish_label(event: GridEvent, run: Simulated, placement: Placement) -> Label:
@@ -194,7 +234,7 @@ def finish_label(event: GridEvent, run: Simulated, placement: Placement) -> Labe
     Returns
     -------
     Label
-        With the PMUs that moved most in the first second (an oscillation: five), most first.
+        With the PMUs that it moved most, most first.
 
     Raises
     ------
@@ -202,26 +242,40 @@ def finish_label(event: GridEvent, run: Simulated, placement: Placement) -> Labe
         If none moved enough.
     """
     label = event.label
-    oscillates = label.kind == "forced_oscillation"
-    moved = _movement(run, placement, label.onset_s, label.onset_s + (5.0 if oscillates else 1.0))
-    if moved.max() < SEEN_PU[label.kind]:
-        raise NotSeenError(f"{label.kind} of {label.element}: the furthest PMU moves by {moved.max():.4f} pu only")
+    if label.kind == "forced_oscillation":
+        moved = _amplitude(run, placement, label.onset_s + 2, label.size)
+        before = _amplitude(run, placement, label.onset_s - 2 - OSCILLATION_LOOK_S, label.size)
+        if moved.max() < max(OSCILLATION_PU, OVER_AMBIENT * before[np.argmax(moved)]):
+            raise NotSeenError(
+                f"{label.element} swings no PMU by more than {moved.max():.4f} pu at {label.size:.2f} Hz"
+            )
+        how = "swings with an amplitude of"
+    else:
+        moved = _jump(run, placement, label.onset_s)
+        if moved.max() < SEEN_PU:
+            raise NotSeenError(f"{label.kind} of {label.element}: the nearest PMU jumps by {moved.max():.4f} pu only")
+        how = "jumps by"
     order = np.argsort(-moved)[:AFFECTED]
     names = tuple(placement.table.pmus[s].name for s in order)
-    note = f"{label.note}; {names[0]} moves by {moved.max():.3g} pu"
+    note = f"{label.note}; {names[0]} {how} {moved.max():.3g} pu"
     if label.kind == "fault":
         rows = (run.time_s > label.onset_s + 1e-3) & (run.time_s < label.end_s - 1e-3)
-        return replace(label, pmus=names, note=note, size=float(run.volts[rows][:, placement.buses].min()))
+        lowest = float(run.volts[rows][:, placement.buses].min())
+        if lowest > FAULT_PU:
+            raise NotSeenError(f"fault at {label.element}: no PMU below {lowest:.3f} pu")
+        return replace(label, pmus=names, note=note, size=lowest)
     return replace(label, pmus=names, note=note)
 
 
-def check_stays_together(run: Simulated) -> None:
-    """Refuse a run that ends with the grid falling apart.
+def check_stays_together(run: Simulated, placement: Placement) -> None:
+    """Refuse a run that ends with the grid falling apart, or where protection would have acted.
 
     Parameters
     ----------
     run
         The simulation.
+    placement
+        Where the PMUs stand.
 
     Raises
     ------
@@ -230,5 +284,9 @@ def check_stays_together(run: Simulated) -> None:
     """
     last = run.time_s > run.duration_s - 2
     speed = np.diff(run.angles[last], axis=0) / np.diff(run.time_s[last])[:, None] / (2 * np.pi)
-    if np.abs(speed).max() > 0.5 or run.volts[last].min() < 0.6 or not np.isfinite(run.volts).all():
+    volts = run.volts[last][:, placement.buses]
+    low, high = LASTING_PU
+    if not np.isfinite(run.volts).all() or np.abs(speed).max() > 0.5 or run.volts[last].min() < 0.6:
         raise NotSeenError("the grid falls apart")
+    if volts.min() < low or volts.max() > high:
+        raise NotSeenError(f"voltages stay between {volts.min():.2f} and {volts.max():.2f} pu")
