@@ -39,6 +39,12 @@ _OWN_RANK = _RANK.copy()
 """The same for an angle that is used against an angle of its own PMU only: a bad clock cancels out."""
 _OWN_RANK[[Reason.OUT_OF_SYNC, Reason.SORTED_BY_ARRIVAL]] = _RANK[Reason.TIME_QUALITY]
 
+_FAR = 9
+"""A step this many median deviations (6 sigmas) from the median is not the grid's, but a clock's."""
+
+_CLOSE = _TURN // 360_000
+"""A millidegree is never far."""
+
 _VOLTAGE = (Quantity.VOLTAGE_MAGNITUDE, Quantity.VOLTAGE_ANGLE)
 _SEQUENCES = (Phase.POSITIVE, Phase.NEGATIVE, Phase.ZERO)
 
@@ -58,8 +64,8 @@ class DeriveSettings:
         Where no nominal is known, a magnitude's base is the median of its first good samples that fill this time; until
         then per-unit values are masked with `COVERAGE`.
     reference
-        PMUs by name whose angle is the reference, the first good one at each frame; when none is, or none is named, the
-        median of all PMUs' angle steps.
+        PMUs by name whose angle is the reference, the first good one at each frame; when none is, or none is named, all
+        PMUs together.
     track_s
         With a single PMU to go by, the reference is its own mean frequency over this time.
     pass_through
@@ -504,9 +510,9 @@ def derive(state: DeriveState, block: Block) -> tuple[DeriveState, Block]:
     """Derive the signals of a block, frame for frame.
 
     Relative angles are unwrapped: each good sample is the one nearest to the last good one, modulo 360 degrees, so that
-    an angle neither jumps at +-180 nor after a gap. The reference turns by the median step of all PMUs' angles (exactly
-    summed), so a bad clock, or a PMU that comes or goes, moves nobody else's angle. A single PMU is compared with its
-    own recent mean frequency.
+    an angle neither jumps at +-180 nor after a gap. The reference turns by the mean step of all PMUs' angles but
+    those far from the median step, exactly summed, so a bad clock, or a PMU that comes or goes, moves nobody else's
+    angle. A single PMU is compared with its own recent mean frequency.
 
     Parameters
     ----------
@@ -712,34 +718,42 @@ def _angles(state: DeriveState, phasors: _Phasors, unit: _PerUnit, sheet: _Sheet
     return replace(state, relative=_wrapped(kept), unwrapped=unwrapped[-1].copy())
 
 
+def _middle(values: NDArray[np.int64], usable: NDArray[np.bool_], count: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Median of the usable values of each row."""
+    ordered = np.sort(np.where(usable, values, _TURN), axis=1)  # unusable ones last
+    pick = np.stack([np.maximum(count - 1, 0) // 2, np.minimum(count // 2, values.shape[1] - 1)], axis=1)
+    out: NDArray[np.int64] = np.take_along_axis(ordered, pick, 1).sum(1) // 2
+    return out
+
+
 def _reference(
     state: DeriveState, phase: NDArray[np.int64], good: NDArray[np.bool_]
 ) -> tuple[DeriveState, NDArray[np.int64]]:
     """Angle of the reference at each frame, `(T,)`, in parts of a turn.
 
-    Its step is that of the first good named PMU, else the median of all PMUs' steps, else (one PMU or none) the mean of
-    its own last steps. Integrating steps, rather than following somebody's angle, makes every fail-over continuous.
+    Its step is that of the first good named PMU, else the mean of all PMUs' steps that are near their median (medians
+    of noise add up to a drift, means do not), else (one PMU or none) the mean of its own last steps. Integrating steps,
+    rather than following somebody's angle, makes every fail-over continuous.
     """
     frames, window = len(phase), len(state.steps)
     earlier = np.concatenate([state.phase[None], phase[:-1]])
     usable = good & np.concatenate([state.steady[None], good[:-1]])
     step = _wrapped(phase - earlier)
     count = usable.sum(1)
-    ordered = np.sort(np.where(usable, step, _TURN), axis=1)  # unusable ones last
-    pick = np.stack([np.maximum(count - 1, 0) // 2, np.minimum(count // 2, phase.shape[1] - 1)], axis=1)
-    median = np.take_along_axis(ordered, pick, 1).sum(1) // 2
+    off = np.abs(step - _middle(step, usable, count)[:, None])
+    near = usable & (off <= np.maximum(_FAR * _middle(off, usable, count), _CLOSE)[:, None])
+    common = np.where(near, step, 0).sum(1) // np.maximum(near.sum(1), 1)
     sure, measured = count >= 2, count >= 1
     named = state.plan.named
     if len(named):
         first = named[np.argmax(usable[:, named], axis=1)]
         found = usable[np.arange(frames), first]
-        median = np.where(found, step[np.arange(frames), first], median)
+        common = np.where(found, step[np.arange(frames), first], common)
         sure = sure | found
-    median = np.where(measured, median, 0)
-    steps, stepped = np.concatenate([state.steps, median]), np.concatenate([state.stepped, measured])
+    steps, stepped = np.concatenate([state.steps, common]), np.concatenate([state.stepped, measured])
     total, number = np.cumsum(steps), np.cumsum(stepped)
     mean = (total[window:] - total[:frames]) // np.maximum(number[window:] - number[:frames], 1)
-    turned = np.cumsum(np.where(sure, median, mean))
+    turned = np.cumsum(np.where(sure, common, mean))
     start = state.reference
     if start is None:
         some = good.any(1)
