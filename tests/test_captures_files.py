@@ -1,4 +1,4 @@
-"""Captures: link types, lost and repeated segments, fragments, cut-off files; the same stream however it was captured."""
+"""Captures: link types, lost and repeated segments, fragments, cut-off files; the same stream, however captured."""
 
 from __future__ import annotations
 
