@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gridsense.events import Cause, Contribution, Event, event_id
 from gridsense.naming import FAMILY, Course, name_grid, name_local
-from gridsense.swing import common_hz
+from gridsense.swing import common_hz, own_hz
 from streams.channels import ChannelTable, Quantity
 
 DAY_S = 86_400.0
@@ -29,8 +29,6 @@ NEVER = int(np.iinfo(np.int64).min // 4)
 """A time before every other, far enough from the edge that differences do not overflow."""
 RECENT_S = 10.0
 """How far back a common oscillation is looked for."""
-SWINGING = 4
-"""Most affected PMUs that are asked for the frequency of an oscillation."""
 SETTLE = 0.2
 """Weight of a tick in the level before a disturbance: about a second at five ticks a second."""
 
@@ -51,7 +49,7 @@ class Settings:
     merge_s
         What follows within this time belongs to the same disturbance.
     confirm_s
-        How long a PMU that exceeds alone waits for the grid to agree.
+        How long a PMU that exceeds alone waits for the grid to agree; over a long window, half of that window.
     alone
         In -ln p: what a PMU alone must exceed its threshold by, since nobody else bears it out.
     """
@@ -98,7 +96,7 @@ class Ticks:
     signals
         `(K, H, S, C)` float32: the derived signals, NaN where masked.
     refused
-        `(K, S)`: True where the PMU had refused frames in this tick: its score cannot accuse anybody.
+        `(K, S)`: True where all frames of the PMU in this tick are refused; what it says next stands on half a window.
     """
 
     time_ns: NDArray[np.int64]
@@ -121,6 +119,8 @@ class Disturbance:
         Last time at which it was seen.
     first_ns, peak
         `(S,)`: when each PMU first exceeded (`NEVER` where it did not), and its greatest score.
+    swing_hz
+        At which frequency the most affected PMU swung when the score was greatest; None where it did not.
     course
         How far the signals went.
     """
@@ -130,6 +130,7 @@ class Disturbance:
     active_ns: int
     first_ns: NDArray[np.int64]
     peak: NDArray[np.float64]
+    swing_hz: float | None
     course: Course
 
 
@@ -408,6 +409,7 @@ class Detector:
             active_ns=tick.now,
             first_ns=first,
             peak=np.full(len(score), -np.inf),
+            swing_hz=None,
             course=Course(state.before, state.before, state.before, state.before),
         )
 
@@ -427,16 +429,18 @@ class Detector:
         pmus = tuple(self.table.pmus[s].name for s in order.tolist() if first[s] != NEVER)
         event = replace(grid.event, pmus=pmus or (grid.event.first_pmu,))
         by = next(i for i, track in enumerate(tick.tracks) if track.name == event.scorer)
+        swing_hz = grid.swing_hz
         if tick.grid[by] > event.minus_ln_p:
-            worst = int(_known(state.standing[by]).argmax())
+            worst = int(_known(np.where(state.armed[by], state.standing[by], np.nan)).argmax())
             terms = tick.explain(event.scorer, tick.k, worst) or event.contributions
             event = replace(event, minus_ln_p=tick.grid[by], contributions=terms)
+            swing_hz = own_hz(state.recent[:, self.table.index[event.pmus[0]]], self.rate_hz) if by else None
         lasted_s = (tick.now - event.onset_ns) / 1e9
-        involved = [self.table.index[name] for name in event.pmus[:SWINGING]]
-        swing_hz = common_hz(state.recent[:, involved], self.rate_hz) if grid.slow_ns else None
         kind, sentence = name_grid(course, self.table, event.pmus, swing_hz=swing_hz, lasted_s=lasted_s)
         event = replace(event, kind=kind, sentence=_join(sentence, event.contributions))
-        return replace(grid, event=event, active_ns=tick.now, first_ns=first, peak=peak, course=course)
+        return replace(
+            grid, event=event, active_ns=tick.now, first_ns=first, peak=peak, swing_hz=swing_hz, course=course
+        )
 
     def _local(self, state: State, tick: _Tick) -> list[Event]:
         """Open, carry on or close the events of PMUs that exceed alone."""
@@ -444,7 +448,7 @@ class Detector:
         if state.grid is None:
             for s in np.flatnonzero((tick.excess > 0) & (tick.now - state.active_ns >= self.merge_ns)).tolist():
                 if s not in state.pending and s not in state.local:
-                    state.pending[s] = self._alone(tick, s)
+                    state.pending[s] = self._alone(state, tick, s)
             for s in [s for s, event in state.pending.items() if tick.now >= event.raised_ns]:
                 state.local[s] = state.pending.pop(s)
                 state.active_ns[s] = tick.now
@@ -457,25 +461,29 @@ class Detector:
             out.append(replace(event, end_ns=max(int(state.active_ns[s]), event.raised_ns)))
         return out
 
-    def _alone(self, tick: _Tick, s: int) -> Event:
+    def _alone(self, state: State, tick: _Tick, s: int) -> Event:
         """Write down what one PMU says, to be raised unless the grid says it too."""
-        track, name, onset = tick.tracks[int(tick.by[s])], self.table.pmus[s].name, tick.now - self.tick_ns
+        by, name, onset = int(tick.by[s]), self.table.pmus[s].name, tick.now - self.tick_ns
+        track = tick.tracks[by]
         contributions = tick.explain(track.name, tick.k, s)
         cause, kind = name_local(contributions, self.families)
         if cause is Cause.UNKNOWN and len(self.table.pmus) == 1:
             cause, kind = Cause.GRID, "disturbance"  # all its signals moved and there is nobody to contradict
+        swing_hz = own_hz(state.recent[:, s], self.rate_hz) if by else None
+        if swing_hz is not None:  # no measurement fault that we know swings: a machine or a control beside it does
+            cause, kind = Cause.UNKNOWN, "oscillation"
         words = "moves alone" if len(self.table.pmus) > 1 else "moves"
         return Event(
             id=event_id(self.source, onset, name, cause),
             source=self.source,
             onset_ns=onset,
-            raised_ns=tick.now + self.confirm_ns,
+            raised_ns=tick.now + max(self.confirm_ns, self.windows_ns[by] // 2 if by else 0),
             end_ns=None,
             cause=cause,
             kind=kind,
             first_pmu=name,
             pmus=(name,),
-            minus_ln_p=float(tick.excess[s] + self.thresholds[int(tick.by[s])] + self.alone),
+            minus_ln_p=float(tick.excess[s] + self.thresholds[by] + self.alone),
             scorer=track.name,
             contributions=contributions,
             sentence=_join(f"{name} {words}", contributions),

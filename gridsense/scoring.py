@@ -19,7 +19,7 @@ from baselines.stream_axis import join_streams, take_streams
 from gridsense.detection import Explain, Ticks, Track, channel_words
 from gridsense.events import Contribution
 from streams.align import carried
-from streams.block import Block, Reason
+from streams.block import Block
 from streams.channels import ChannelTable, Quantity
 
 TURNING = (Quantity.VOLTAGE_ANGLE, Quantity.CURRENT_ANGLE)
@@ -174,9 +174,7 @@ class Scorers:
         ticks = len(layers[0].time_ns)
         whole = ticks * hop
         frames = signals[:whole].reshape(ticks, hop, *signals.shape[1:])
-        # A masked spike leaves a good fit without it; every other refusal makes what the PMU says no evidence.
-        bad = (all_codes[:whole] != 0) & (all_codes[:whole] != Reason.SPIKE)
-        refused = bad.reshape(ticks, hop, bad.shape[1]).any(axis=1)
+        refused = (all_codes[:whole] != 0).reshape(ticks, hop, all_codes.shape[1]).all(axis=1)
         time_ns = layers[0].time_ns
         tracks = tuple(self._track(i, scores, time_ns) for i, scores in enumerate(layers))
         scored = Scored(Ticks(time_ns, tracks, frames, refused), layers)
