@@ -35,6 +35,8 @@ class Label:
         First and last moment; the same where it has no duration.
     element
         What it happened to.
+    pmus
+        For trouble of data or communication: whose measurements it spoils; empty where nobody says.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class Label:
     onset_ns: int
     end_ns: int
     element: str
+    pmus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +55,27 @@ class Finding:
     ----------
     label
         What happened.
-    event
-        The first event that answers it, or None.
-    delay_s
-        From the onset to the moment the event was raised, in event time; NaN where there is none.
-    repeats
-        Further events of the same cause in its time.
+    events
+        Those that answer it, first raised first.
     """
 
     label: Label
-    event: Event | None
-    delay_s: float
-    repeats: int
+    events: tuple[Event, ...]
+
+    @property
+    def event(self) -> Event | None:
+        """The first event that answers it."""
+        return self.events[0] if self.events else None
+
+    @property
+    def delay_s(self) -> float:
+        """From the onset to the moment the event was raised, in event time; NaN where there is none."""
+        return (self.events[0].raised_ns - self.label.onset_ns) / 1e9 if self.events else float("nan")
+
+    @property
+    def repeats(self) -> int:
+        """Further events of the same cause in its time."""
+        return max(len(self.events) - 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +88,15 @@ class Verdict:
         One a label.
     false_grid
         Grid events that answer no label of the grid.
+    others
+        Events of any other cause that answer no label: blemishes that nobody wrote down, or false.
     hours
         Time judged.
     """
 
     findings: tuple[Finding, ...]
     false_grid: tuple[Event, ...]
+    others: tuple[Event, ...]
     hours: float
 
 
@@ -118,7 +133,8 @@ def read_labels(path: Path) -> list[Label]:
     Parameters
     ----------
     path
-        JSON: a list of objects with at least `kind`, `cause`, `onset`, `end` (RFC 3339 or null) and `element`.
+        JSON: a list of objects with at least `kind`, `cause`, `onset`, `end` (RFC 3339 or null) and `element`,
+        and where known `pmus`.
 
     Returns
     -------
@@ -135,7 +151,8 @@ def read_labels(path: Path) -> list[Label]:
     except (OSError, msgspec.DecodeError) as error:
         raise LabelError(f"labels {path}: {error}; give a JSON list of kind, cause, onset, end, element") from error
     labels = [
-        Label(r.kind, r.cause, _ns(r.onset), _ns(r.end if r.end is not None else r.onset), r.element) for r in rows
+        Label(r.kind, r.cause, _ns(r.onset), _ns(r.end if r.end is not None else r.onset), r.element, r.pmus)
+        for r in rows
     ]
     return sorted(labels, key=lambda label: label.onset_ns)
 
@@ -146,6 +163,7 @@ class _Row(msgspec.Struct):
     onset: datetime
     end: datetime | None = None
     element: str = ""
+    pmus: tuple[str, ...] = ()
 
 
 def judge(events: Iterable[Event], labels: Sequence[Label], hours: float) -> Verdict:
@@ -163,28 +181,37 @@ def judge(events: Iterable[Event], labels: Sequence[Label], hours: float) -> Ver
     Returns
     -------
     Verdict
-        Every label answered by at most one event, every event answering at most one label of its own cause.
+        Every event answers at most one label: the newest of the grid for a grid event; for any other the newest that is
+        not of the grid and spoils a PMU that the event names.
     """
     by_time = sorted({e.id: e for e in events}.values(), key=lambda e: e.raised_ns)
-    answered: dict[str, int] = {}
+    answered: set[str] = set()
     findings: list[Finding] = []
     early_ns, aftermath_ns = round(EARLY_S * 1e9), round(AFTERMATH_S * 1e9)
     for i, label in enumerate(labels):
-        grid = label.cause is Cause.GRID
-        later = (n.onset_ns - early_ns - 1 for n in labels[i + 1 :] if (n.cause is Cause.GRID) == grid)
+        later = (n.onset_ns - early_ns - 1 for n in labels[i + 1 :] if _same_trouble(label, n.cause, n.pmus))
         begin, end = label.onset_ns - early_ns, min(label.end_ns + aftermath_ns, next(later, 1 << 62))
-        mine = [
+        mine = tuple(
             e
             for e in by_time
-            if e.id not in answered and begin <= e.raised_ns <= end and (e.cause is Cause.GRID) == grid
-        ]
-        for event in mine:
-            answered[event.id] = len(findings)
-        first = mine[0] if mine else None
-        delay_s = (first.raised_ns - label.onset_ns) / 1e9 if first else float("nan")
-        findings.append(Finding(label, first, delay_s, max(len(mine) - 1, 0)))
-    false = tuple(e for e in by_time if e.cause is Cause.GRID and e.id not in answered)
-    return Verdict(tuple(findings), false, hours)
+            if e.id not in answered and begin <= e.raised_ns <= end and _same_trouble(label, e.cause, e.pmus)
+        )
+        answered.update(e.id for e in mine)
+        findings.append(Finding(label, mine))
+    left = [e for e in by_time if e.id not in answered]
+    return Verdict(
+        tuple(findings),
+        tuple(e for e in left if e.cause is Cause.GRID),
+        tuple(e for e in left if e.cause is not Cause.GRID),
+        hours,
+    )
+
+
+def _same_trouble(label: Label, cause: Cause, pmus: Sequence[str]) -> bool:
+    """Tell whether an event, or a later label, can be about what a label names: a disturbance is seen everywhere."""
+    if (label.cause is Cause.GRID) != (cause is Cause.GRID):
+        return False
+    return label.cause is Cause.GRID or not label.pmus or not pmus or not set(label.pmus).isdisjoint(pmus)
 
 
 def rows(verdicts: Iterable[Verdict]) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,20 @@ def test_labels_that_are_not_labels_are_refused(tmp_path: Path) -> None:
     path.write_text('[{"kind": 3}]')
     with pytest.raises(LabelError, match=r"labels\.json"):
         read_labels(path)
+
+
+def test_a_data_fault_is_answered_for_its_own_pmu_only() -> None:
+    stuck = Label("stuck", Cause.DATA, 10 * S, 20 * S, "b", ("b",))
+    elsewhere, own = event(10.5, Cause.DATA), replace(event(14.0, Cause.DATA), pmus=("b", "c"))
+    verdict = judge([elsewhere, own], [stuck], 1.0)
+    assert verdict.findings[0].events == (own,)
+    assert verdict.others == (elsewhere,)
+    assert verdict.false_grid == ()
+
+
+def test_data_faults_at_two_pmus_at_once_each_have_their_event() -> None:
+    first = Label("ratio_drift", Cause.DATA, 10 * S, 30 * S, "a", ("a",))
+    second = Label("stuck", Cause.DATA, 12 * S, 30 * S, "b", ("b",))
+    late, soon = event(15.0, Cause.DATA), replace(event(14.0, Cause.DATA), pmus=("b",))
+    verdict = judge([soon, late], [first, second], 1.0)
+    assert [f.event for f in verdict.findings] == [late, soon]
