@@ -3,7 +3,7 @@
 Nothing is masked, resampled or judged here.
 """
 
-from streams.archives.archive import Archive, is_archive, open_archive, read_archive
+from streams.archives.archive import Archive, Span, is_archive, measure, open_archive, read_archive
 from streams.archives.joining import join_parquet
 from streams.archives.metadata import Description
 from streams.archives.parquet import ArchiveWriter, read_description, read_parquet, take, write_parquet
@@ -15,8 +15,10 @@ __all__ = [
     "Description",
     "Placement",
     "Plan",
+    "Span",
     "is_archive",
     "join_parquet",
+    "measure",
     "open_archive",
     "read_archive",
     "read_description",

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from streams.archives import metadata
 from streams.archives.foreign import ForeignTable, open_table, read_table
-from streams.archives.parquet import read_description, read_parquet
+from streams.archives.parquet import read_description, read_parquet, read_times
 from streams.archives.placing import Plan
 from streams.block import FrameBatch
 from streams.errors import ArchiveError
@@ -129,6 +129,48 @@ def read_archive(
     if archive.foreign is not None:
         return read_table(archive.foreign, rows=rows, dtype=dtype)
     return read_parquet(archive.path, rows=rows, dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How much an archive holds.
+
+    Attributes
+    ----------
+    frames
+        Data frames: a row, counted once for each source that sent something in it.
+    first_ns
+        Earliest time; None for an empty archive.
+    last_ns
+        Latest.
+    """
+
+    frames: int
+    first_ns: int | None
+    last_ns: int | None
+
+
+def measure(archive: Archive) -> Span:
+    """Read an archive through to say how much it holds; of our own the times only.
+
+    Parameters
+    ----------
+    archive
+        From `open_archive`.
+
+    Returns
+    -------
+    Span
+        Counts and times.
+    """
+    times = (b.time_ns for b in read_archive(archive)) if archive.foreign is not None else read_times(archive.path)
+    frames, first, last = 0, None, None
+    for time_ns in times:
+        if len(time_ns):
+            low, high = int(time_ns.min()), int(time_ns.max())
+            frames += len(time_ns)
+            first, last = min(low, low if first is None else first), max(high, high if last is None else last)
+    return Span(frames, first, last)
 
 
 def _is_ours(path: Path) -> bool:

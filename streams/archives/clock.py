@@ -58,6 +58,7 @@ def to_nanoseconds(column: pa.Array, name: str, line: int) -> NDArray[np.int64]:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise ArchiveError(f"column {name!r} is of type {column.type}; a time is text, a number or a time stamp")
     text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    text = pc.replace_substring_regex(text, r"^(-?\d+),(\d+)$", r"\1.\2")  # a decimal comma
     found = _numbers(text)
     if found is None:
         found = _calendar(text)
@@ -89,7 +90,8 @@ def _numbers(text: pa.Array) -> NDArray[np.int64] | None:
         return np.array(low[exact.offset : exact.offset + len(exact)])
     except pa.ArrowInvalid:  # more digits than a nanosecond has
         seconds = text.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        return np.round(seconds * 10.0**decimals).astype(np.int64)
+        rounded: NDArray[np.int64] = np.round(seconds * 10.0**decimals).astype(np.int64)
+        return rounded
 
 
 def _calendar(text: pa.Array) -> NDArray[np.int64] | None:

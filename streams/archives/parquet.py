@@ -232,6 +232,35 @@ def read_parquet(
         raise ArchiveError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
+def read_times(path: str | os.PathLike[str]) -> Iterator[NDArray[np.int64]]:
+    """Read the times of an archive written by `write_parquet`, and nothing else.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Yields
+    ------
+    NDArray[np.int64]
+        `(T,)` of one source's frames in one chunk.
+
+    Raises
+    ------
+    ArchiveError
+        If the file cannot be read, or is a Parquet file of somebody else's.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            sources = sources_of(describe(file.schema_arrow, path).table)
+            names = [source_column(TIME, s, sources) for s in sources]
+            for record in file.iter_batches(columns=names):
+                for name in names:
+                    yield np.asarray(record.column(name).drop_null().cast(_STAMP).cast(pa.int64()), np.int64)
+    except (OSError, pa.ArrowException) as error:
+        raise ArchiveError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
 def read_description(path: str | os.PathLike[str]) -> metadata.Description:
     """Read the channel table, rate and configuration frames of an archive.
 

@@ -1,0 +1,229 @@
+"""The command line: words in, files, tables and exit codes out.
+
+Exit codes: 0 it ran, 2 usage or configuration, 3 input unreadable, 4 a peer unreachable. Results go to stdout, all
+else to stderr. Nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from baselines.errors import BaselinesError
+from gridsense import convert as converting
+from gridsense import inspect as inspecting
+from gridsense.errors import GridSenseError, PeerError, UsageError
+from streams.errors import StreamsError
+
+EXIT_OK = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_INPUT = 3
+EXIT_PEER = 4
+
+_INTERRUPTED = 130
+
+app = App(
+    name="gridsense",
+    help="""Watch a power grid's synchrophasors (IEEE C37.118).
+
+    Look into a capture or an archive with `inspect`, bring it into Parquet with `convert`.
+
+    Options of all commands: `--debug` shows where an error came from.
+
+    Exit codes: 0 it ran, 2 usage, 3 input unreadable, 4 a peer unreachable.
+    """,
+    help_format="markdown",
+    version=lambda: f"gridsense {version('gridsense-pmu')}",
+)
+
+
+def exit_code(error: Exception) -> int:
+    """Say what the program's exit code tells of an error.
+
+    Parameters
+    ----------
+    error
+        Raised by a command.
+
+    Returns
+    -------
+    int
+        `EXIT_BUG` for what nobody raised on purpose.
+    """
+    kinds: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
+        ((CycloptsError, UsageError), EXIT_USAGE),
+        ((PeerError,), EXIT_PEER),
+        ((GridSenseError, StreamsError, BaselinesError, OSError), EXIT_INPUT),
+    )
+    return next((code for classes, code in kinds if isinstance(error, classes)), EXIT_BUG)
+
+
+@app.command
+def inspect(
+    file: Path,
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    channels: Path | None = None,
+) -> None:
+    """Say what a file holds: frames, PMUs, rate, times, and what is wrong with it.
+
+    Reads captures (.pcap, .pcapng, .PmuCapture, raw C37.118 or IEEE 1344 bytes) and archives (Parquet, CSV), told apart
+    by what they hold, not by their names. Of a CSV file it prints what its columns are taken for.
+
+    Examples
+    --------
+    ```
+    gridsense inspect capture.pcap
+    gridsense inspect capture.pcap --json | jq .pmus
+    gridsense inspect history.csv --channels map.csv
+    ```
+
+    Parameters
+    ----------
+    file
+        The capture or archive.
+    json
+        Print one JSON object instead of tables.
+    channels
+        For tables: a map of their columns, CSV with the header column,pmu,quantity,phase,unit,nominal.
+    """
+    with _busy("reading"):
+        report = inspecting.inspect(file, channels)
+    if json:
+        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+    else:
+        inspecting.show(report, Console())
+
+
+@app.command
+def convert(file: Path, out: Path, /, *, channels: Path | None = None) -> None:
+    """Convert a capture or CSV file to Parquet, or an archive back to C37.118 bytes. Every value as it was sent.
+
+    To .parquet: one row a reporting time; `time` in UTC; a column a signal, `<pmu>.<channel>.<quantity>`, with unit and
+    nominal value in its metadata; `<pmu>.stat` beside. Nothing is masked, nothing moved; NaN is what was not sent.
+    Several connections in one capture stand side by side (nulls where one sent nothing, its own stamps in
+    `<source>.time`) when they share a rate and run forward in time; else each gets `OUT-<source>.parquet`.
+
+    To .c37118, .bin or .raw: the configuration frames, then the data frames in order of time. What came from C37.118
+    comes back under its own configuration; for other archives a CFG-2 is made (polar, float32), a CFG-3 where names
+    exceed 16 letters or PMUs one frame. Powers become analogs, values per unit stay per unit.
+
+    Times in CSV: ISO 8601 (UTC where no offset stands), or s, ms, us or ns since 1970 by their size.
+
+    Examples
+    --------
+    ```
+    gridsense convert capture.pcap capture.parquet
+    gridsense convert history.csv history.parquet --channels map.csv
+    gridsense convert capture.parquet again.c37118
+    ```
+
+    Parameters
+    ----------
+    file
+        The capture or archive to read.
+    out
+        The file to write; its ending says what.
+    channels
+        For tables: a map of their columns, CSV with the header column,pmu,quantity,phase,unit,nominal. Quantities:
+        voltage_magnitude, voltage_angle, current_magnitude, current_angle, frequency, rocof, active_power,
+        reactive_power, analog, digital. Without a map the names are guessed from, and the guess is printed.
+    """
+    with _busy("converting") as progress:
+        plan, outputs = converting.convert(file, out, channels, progress)
+    console = Console(stderr=True)
+    if plan is not None and plan.guessed:
+        inspecting.show_plan(plan, console)
+    for output in outputs:
+        console.print(
+            f"{output.path}: {output.rows:,} {'reporting times' if output.path.suffix == '.parquet' else 'frames'} "
+            f"of {output.pmus:,} PMU{'s' if output.pmus != 1 else ''}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+
+
+@contextmanager
+def _busy(what: str) -> Iterator[converting.Progress]:
+    """Show on a terminal's stderr that work goes on; yields what counts the frames."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn(what), TextColumn("{task.fields[frames]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None, frames="")
+        done = 0
+
+        def count(frames: int) -> None:
+            nonlocal done
+            done += frames
+            progress.update(task, frames=f"{done:,} frames")
+
+        yield count
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    tokens
+        The command line without the program's name.
+
+    Returns
+    -------
+    int
+        Exit code.
+
+    Raises
+    ------
+    Exception
+        With ``--debug``: whatever went wrong, as it was raised.
+    """
+    debug = "--debug" in tokens
+    rest = [t for t in tokens if t != "--debug"]
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=level, format="gridsense: %(message)s", stream=sys.stderr, force=True)
+    try:
+        app(rest, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except Exception as error:
+        if debug:
+            raise
+        code = exit_code(error)
+        sys.stderr.write(f"gridsense: {_sentence(error, code)}\n")
+        return code
+    return EXIT_OK
+
+
+def _sentence(error: Exception, code: int) -> str:
+    """One line: what, which, and what to do."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if code == EXIT_BUG:
+        return f"internal error: {type(error).__name__}: {message}; run again with --debug and report what it shows"
+    if isinstance(error, CycloptsError):
+        return f"{message} See gridsense --help."
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return message
+
+
+def main() -> None:
+    """Run the program on its command line and exit."""
+    sys.exit(run(sys.argv[1:]))

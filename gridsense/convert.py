@@ -1,0 +1,473 @@
+"""Files of one kind to files of another, every value as it was sent.
+
+In: a capture or an archive. Out: Parquet archives, or a C37.118 byte stream with its configuration frames in front. It
+judges, masks and resamples nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gridsense.errors import InputError, UsageError
+from streams.archives import Archive, ArchiveWriter, Plan, is_archive, join_parquet, open_archive, read_archive
+from streams.archives.joining import midnight, slots
+from streams.block import FrameBatch
+from streams.c37118.configuration import (
+    AnalogDefinition,
+    ConfigurationFrame,
+    DigitalDefinition,
+    PhasorDefinition,
+    PmuConfiguration,
+    channel_table,
+    decode_configuration,
+    encode_configuration,
+)
+from streams.c37118.frame import EPOCH, FrameType
+from streams.c37118.samples import compile_layout, encode
+from streams.captures import CaptureReader
+from streams.channels import Channel, ChannelTable, Pmu, Quantity
+from streams.errors import ConfigurationError, FrameError
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int], None]
+"""Called with the number of frames done since the last call."""
+
+_ROWS = 4096
+_C37118_2011 = 2
+_MAGNITUDES = {
+    Quantity.VOLTAGE_MAGNITUDE: Quantity.VOLTAGE_ANGLE,
+    Quantity.CURRENT_MAGNITUDE: Quantity.CURRENT_ANGLE,
+}
+_ANGLES = {angle: magnitude for magnitude, angle in _MAGNITUDES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file that was written.
+
+    Attributes
+    ----------
+    path
+        Where.
+    rows
+        Reporting times of an archive, frames of a byte stream.
+    pmus
+        PMUs in it.
+    """
+
+    path: Path
+    rows: int
+    pmus: int
+
+
+def capture_to_parquet(source: Path, out: Path, progress: Progress) -> list[Output]:
+    """Write a capture as Parquet.
+
+    Several streams stand side by side in one file when they share a rate, have PMUs of different names and run forward
+    in time; else each gets a file of its own, ``OUT-<source>.parquet``.
+
+    Parameters
+    ----------
+    source
+        The capture.
+    out
+        The archive to write.
+    progress
+        Told of the frames done.
+
+    Returns
+    -------
+    list[Output]
+        The files written.
+
+    Raises
+    ------
+    InputError
+        If the capture holds no data frame that can be decoded.
+    """
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".gridsense-") as folder:
+        streams = _spool(source, Path(folder), progress)
+        if not streams:
+            raise InputError(f"{source}: no data frame in it could be decoded; `gridsense inspect {source}` says why")
+        if _side_by_side(streams):
+            configurations = {s.source: s.configuration for s in streams if s.configuration}
+            rows = join_parquet([s.path for s in streams], out, configurations)
+            return [Output(out, rows, sum(len(s.table.pmus) for s in streams))]
+        names = _file_names(out, [s.source for s in streams])
+        return [
+            Output(
+                path,
+                join_parquet([s.path], path, {s.source: s.configuration} if s.configuration else {}),
+                len(s.table.pmus),
+            )
+            for path, s in zip(names, streams, strict=True)
+        ]
+
+
+@dataclass(slots=True)
+class _Stream:
+    """Frames under one configuration on their way into a file of their own."""
+
+    path: Path
+    source: str
+    table: ChannelTable
+    rate_hz: float
+    configuration: bytes
+    writer: ArchiveWriter
+    last_slot: int | None = None
+    rising: bool = True
+
+    def write(self, batch: FrameBatch, origin_ns: int) -> None:
+        self.writer.write(batch)
+        if self.rate_hz > 0:
+            slot = slots(batch.time_ns, self.rate_hz, origin_ns)
+            before = slot[0] - 1 if self.last_slot is None else self.last_slot
+            self.rising &= bool((np.diff(slot, prepend=before) > 0).all())
+            self.last_slot = int(slot[-1])
+
+
+def _spool(source: Path, folder: Path, progress: Progress) -> list[_Stream]:
+    """Write each stream to a file of its own as its frames come."""
+    streams: dict[tuple[ChannelTable, ConfigurationFrame | None], _Stream] = {}
+    by_table: dict[int, tuple[ChannelTable, _Stream]] = {}  # holds the table, so that its id stays its own
+    seen: list[tuple[str, ConfigurationFrame]] = []
+    origin_ns: int | None = None
+    with ExitStack() as stack:
+        for name, item in CaptureReader(source, np.float64):
+            if isinstance(item, ConfigurationFrame):
+                seen.append((name, replace(item, stamp=EPOCH)))
+            if not isinstance(item, FrameBatch) or not len(item.time_ns):
+                continue
+            origin_ns = midnight(int(item.time_ns.min())) if origin_ns is None else origin_ns
+            if id(item.table) not in by_table:
+                configuration = _configuration_of(item.table, name, seen)
+                key = (item.table, configuration)
+                if key not in streams:
+                    path = folder / f"{len(streams)}.parquet"
+                    text = b"".join(encode_configuration(_modern(configuration))) if configuration else b""
+                    writer = stack.enter_context(ArchiveWriter(path, item))
+                    streams[key] = _Stream(path, name, item.table, item.rate_hz, text, writer)
+                by_table[id(item.table)] = item.table, streams[key]
+            by_table[id(item.table)][1].write(item, origin_ns)
+            progress(len(item.time_ns))
+    for (table, configuration), stream in streams.items():
+        late = None if configuration else _configuration_of(table, stream.source, seen)
+        if late is not None:
+            stream.configuration = b"".join(encode_configuration(_modern(late)))
+    return list(streams.values())
+
+
+def _configuration_of(
+    table: ChannelTable, source: str, seen: list[tuple[str, ConfigurationFrame]]
+) -> ConfigurationFrame | None:
+    """Find the configuration behind a table: the newest that says the same, of its own source before another's."""
+    for own in (True, False):
+        for name, configuration in reversed(seen):
+            if (name == source) is own and channel_table(configuration, table.pmus[0].source) == table:
+                return configuration
+    return None
+
+
+def _modern(configuration: ConfigurationFrame) -> ConfigurationFrame:
+    """Let what was IEEE 1344 be written as C37.118."""
+    return replace(configuration, version=configuration.version or _C37118_2011)
+
+
+def _side_by_side(streams: list[_Stream]) -> bool:
+    """Tell whether the streams can share a file."""
+    if len(streams) == 1:
+        return True
+    names = [p.name for s in streams for p in s.table.pmus]
+    return (
+        len({s.rate_hz for s in streams}) == 1
+        and streams[0].rate_hz > 0
+        and len({p.source for s in streams for p in s.table.pmus}) == len(streams)
+        and len(set(names)) == len(names)
+        and all(s.rising for s in streams)
+    )
+
+
+def _file_names(out: Path, sources: list[str]) -> list[Path]:
+    """Name a file for each source; a source whose configuration changed gets several."""
+    names: list[Path] = []
+    for source in sources:
+        plain = re.sub(r"[^A-Za-z0-9_.]+", "_", source).strip("_.") or "source"
+        path, again = out.with_name(f"{out.stem}-{plain}{out.suffix}"), 1
+        while path in names:
+            again += 1
+            path = out.with_name(f"{out.stem}-{plain}-{again}{out.suffix}")
+        names.append(path)
+    return names
+
+
+def archive_to_parquet(archive: Archive, out: Path, progress: Progress) -> list[Output]:
+    """Write an archive of somebody else's as one of ours.
+
+    Parameters
+    ----------
+    archive
+        CSV, or Parquet without our metadata (ours are copied).
+    out
+        The archive to write.
+    progress
+        Told of the frames done.
+
+    Returns
+    -------
+    list[Output]
+        The file written.
+
+    Raises
+    ------
+    InputError
+        If it holds no row.
+    """
+    if archive.foreign is None:
+        return [Output(out, join_parquet([archive.path], out), len(archive.description.table.pmus))]
+    batches = read_archive(archive, dtype=np.float64)
+    first = next(batches, None)
+    if first is None:
+        raise InputError(f"{archive.path}: there are no rows in it")
+    with ArchiveWriter(out, first) as writer:
+        for batch in _chain(first, batches):
+            writer.write(batch)
+            progress(len(batch.time_ns))
+    return [Output(out, writer.rows, len(first.table.pmus))]
+
+
+def _chain(first: FrameBatch, rest: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
+    yield first
+    yield from rest
+
+
+def archive_to_bytes(archive: Archive, out: Path, progress: Progress) -> list[Output]:
+    """Write an archive as C37.118: configuration frames, then data frames in order of time.
+
+    A stream whose configuration frame the archive holds comes back under it; for another a CFG-2 is made (phasors
+    polar, everything float32), or a CFG-3 where names or size ask for it.
+
+    Parameters
+    ----------
+    archive
+        Any archive.
+    out
+        The byte stream to write.
+    progress
+        Told of the frames done.
+
+    Returns
+    -------
+    list[Output]
+        The file written.
+
+    Raises
+    ------
+    InputError
+        If the channels or values cannot be said in C37.118, or if two sources share an ID code.
+    UsageError
+        If the file cannot be written.
+    """
+    description = archive.description
+    encoders: dict[str, _Encoder] = {}
+    try:
+        for place, source in enumerate(dict.fromkeys(p.source for p in description.table.pmus)):
+            table = ChannelTable(tuple(p for p in description.table.pmus if p.source == source))
+            stored = description.configurations.get(source)
+            encoders[source] = (
+                _stored_encoder(stored, source) if stored else _made_encoder(table, description.rate_hz, place + 1)
+            )
+    except (ConfigurationError, FrameError) as error:
+        raise InputError(f"{archive.path}: cannot be said in C37.118: {error}") from error
+    codes = [e.configuration.id_code for e in encoders.values()]
+    if len(set(codes)) < len(codes):
+        raise InputError(
+            f"{archive.path}: several sources have the ID code {max(codes, key=codes.count)}; convert them apart"
+        )
+    part = out.with_name(out.name + ".part")
+    frames = 0
+    try:
+        with part.open("wb") as file:
+            for encoder in encoders.values():
+                for frame in encode_configuration(encoder.configuration):
+                    file.write(frame)
+            for batches in _turns(archive):
+                pieces = [(b.time_ns, encoders[b.table.pmus[0].source].encode(b)) for b in batches]
+                file.write(_in_order(pieces))
+                count = sum(len(t) for t, _ in pieces)
+                frames += count
+                progress(count)
+        part.replace(out)
+    except FrameError as error:
+        raise InputError(f"{archive.path}: cannot be said in C37.118: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return [Output(out, frames, len(description.table.pmus))]
+
+
+def _turns(archive: Archive) -> Iterator[list[FrameBatch]]:
+    """Gather the batches of one chunk of rows: one a source, until a source comes again."""
+    turn: dict[str, FrameBatch] = {}
+    for batch in read_archive(archive, rows=_ROWS, dtype=np.float64):
+        source = batch.table.pmus[0].source
+        if source in turn:
+            yield list(turn.values())
+            turn = {}
+        turn[source] = batch
+    if turn:
+        yield list(turn.values())
+
+
+def _in_order(pieces: list[tuple[NDArray[np.int64], bytes]]) -> bytes:
+    """Put the frames of several sources in order of time."""
+    if len(pieces) == 1:
+        return pieces[0][1]
+    time_ns = np.concatenate([t for t, _ in pieces])
+    frames: list[bytes] = []
+    for stamps, octets in pieces:
+        size = len(octets) // len(stamps)
+        frames += [octets[i : i + size] for i in range(0, len(octets), size)]
+    return b"".join(frames[i] for i in np.argsort(time_ns, kind="stable"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    """How one source's batches become frames. `places` is None where the axes are those of the configuration."""
+
+    configuration: ConfigurationFrame
+    source: str
+    places: NDArray[np.int64] | None = None
+
+    def encode(self, batch: FrameBatch) -> bytes:
+        layout = compile_layout(self.configuration, self.source)
+        if self.places is None:
+            return encode(layout, batch)
+        padded = np.concatenate([batch.values, np.full((*batch.values.shape[:2], 1), np.nan)], 2)
+        values = np.take_along_axis(padded, np.broadcast_to(self.places, (len(padded), *self.places.shape)), 2)
+        return encode(layout, replace(batch, values=values))
+
+
+def _stored_encoder(stored: bytes, source: str) -> _Encoder:
+    """Take the configuration that the archive holds."""
+    frames: list[bytes] = []
+    while stored:
+        size = int.from_bytes(stored[2:4], "big")
+        if size < 4:
+            raise ConfigurationError("the stored configuration frame is damaged")
+        frames.append(stored[:size])
+        stored = stored[size:]
+    return _Encoder(decode_configuration(frames), source)
+
+
+def _made_encoder(table: ChannelTable, rate_hz: float, id_code: int) -> _Encoder:
+    """Make a configuration for channels that never had one, and find each field's channel."""
+    made = [_made_pmu(pmu, place) for place, pmu in enumerate(table.pmus, 1)]
+    rate = round(rate_hz) if rate_hz >= 1 else -round(1 / rate_hz)
+    pmus = tuple(pmu for pmu, _ in made)
+    code = pmus[0].id_code if len(pmus) == 1 else id_code
+    configuration = ConfigurationFrame(code, pmus, rate)
+    try:
+        encode_configuration(configuration)
+    except ConfigurationError:  # names or a number of PMUs beyond CFG-2
+        configuration = replace(configuration, kind=FrameType.CFG3)
+        encode_configuration(configuration)
+    width = channel_table(configuration).width
+    places = np.full((len(made), width), table.width)
+    for s, (_, order) in enumerate(made):
+        places[s, : len(order)] = [table.width if c is None else c for c in order]
+    return _Encoder(configuration, table.pmus[0].source, places)
+
+
+def _made_pmu(pmu: Pmu, place: int) -> tuple[PmuConfiguration, list[int | None]]:
+    """Sort a PMU's channels into the fields of a frame; None where a field has no channel."""
+    rest = list(range(len(pmu.channels)))
+    order: list[int | None] = []
+    phasors = []
+    for c, channel in enumerate(pmu.channels):
+        if c not in rest or channel.quantity not in _MAGNITUDES | _ANGLES:
+            continue
+        rest.remove(c)
+        other = (_MAGNITUDES | _ANGLES)[channel.quantity]
+        pair = next((r for r in rest if _twins(pmu.channels[r], channel, other)), None)
+        if pair is not None:
+            rest.remove(pair)
+        order += [c, pair] if channel.quantity in _MAGNITUDES else [pair, c]
+        current = channel.quantity in (Quantity.CURRENT_MAGNITUDE, Quantity.CURRENT_ANGLE)
+        phasors.append(PhasorDefinition(channel.name, current, phase=channel.phase))
+    for quantity in (Quantity.FREQUENCY, Quantity.ROCOF):
+        found = next((r for r in rest if pmu.channels[r].quantity is quantity), None)
+        if found is not None:
+            rest.remove(found)
+        order.append(found)
+    digitals = [r for r in rest if pmu.channels[r].quantity is Quantity.DIGITAL]
+    analogs = [r for r in rest if r not in digitals]
+    labels = tuple(f"bit {i}" for i in range(16))
+    configuration = PmuConfiguration(
+        station=pmu.station or pmu.name,
+        id_code=pmu.id_code or place,
+        nominal_hz=pmu.nominal_hz,
+        phasors=tuple(phasors),
+        analogs=tuple(AnalogDefinition(pmu.channels[r].name) for r in analogs),
+        digitals=tuple(DigitalDefinition(labels) for _ in digitals),
+    )
+    return configuration, [*order, *analogs, *digitals]
+
+
+def _twins(one: Channel, other: Channel, quantity: Quantity) -> bool:
+    """Tell whether two channels are magnitude and angle of one phasor."""
+    return one.quantity is quantity and one.name == other.name and one.phase is other.phase
+
+
+def convert(source: Path, out: Path, channels: Path | None, progress: Progress) -> tuple[Plan | None, list[Output]]:
+    """Convert a file to what the other's name asks for.
+
+    Parameters
+    ----------
+    source
+        A capture or an archive, told apart by what they hold.
+    out
+        ``.parquet`` for an archive, ``.c37118``, ``.bin`` or ``.raw`` for a byte stream.
+    channels
+        Map of the columns of somebody else's table, or None.
+    progress
+        Told of the frames done.
+
+    Returns
+    -------
+    tuple[Plan | None, list[Output]]
+        What the columns of somebody else's table were taken for, and the files written.
+
+    Raises
+    ------
+    UsageError
+        If the names do not go together.
+    """
+    to_parquet = out.suffix.lower() in (".parquet", ".pq")
+    if not to_parquet and out.suffix.lower() not in (".c37118", ".bin", ".raw"):
+        raise UsageError(f"{out}: write .parquet for an archive, or .c37118, .bin or .raw for a C37.118 byte stream")
+    if not out.parent.is_dir():
+        raise UsageError(f"{out.parent}: there is no such folder to write to")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UsageError(f"{out}: is the input itself; name another file")
+    if is_archive(source):
+        archive = open_archive(source, channels)
+        for note in archive.notes:
+            log.warning("%s: %s", source, note)
+        write = archive_to_parquet if to_parquet else archive_to_bytes
+        return archive.plan, write(archive, out, progress)
+    if channels is not None:
+        raise UsageError(f"{source}: is a capture; --channels is for tables")
+    if not to_parquet:
+        raise UsageError(f"{source}: is C37.118 already; convert it to .parquet, and that back to bytes")
+    return None, capture_to_parquet(source, out, progress)
