@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +24,15 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from baselines.errors import BaselinesError
 from gridsense import convert as converting
+from gridsense import detect as detecting
 from gridsense import inspect as inspecting
+from gridsense.detection import Settings as DetectionSettings
 from gridsense.errors import GridSenseError, PeerError, UsageError
+from gridsense.events import rfc3339
+from gridsense.pipeline import Settings
+from gridsense.sources import open_source
+from gridsense.store import EventStore
+from streams.archives import Archive
 from streams.errors import StreamsError
 
 EXIT_OK = 0
@@ -38,7 +47,8 @@ app = App(
     name="gridsense",
     help="""Watch a power grid's synchrophasors (IEEE C37.118).
 
-    Look into a capture or an archive with `inspect`, bring it into Parquet with `convert`.
+    Look into a capture or an archive with `inspect`, bring it into Parquet with `convert`, find what is atypical in it
+    with `detect`.
 
     Options of all commands: `--debug` shows where an error came from.
 
@@ -155,6 +165,123 @@ def convert(file: Path, out: Path, /, *, channels: Path | None = None) -> None:
             markup=False,
             highlight=False,
         )
+
+
+@app.command
+def detect(
+    files: Annotated[tuple[Path, ...], Parameter(required=True)],
+    /,
+    *,
+    learn: str = "60s",
+    reference: tuple[Path, ...] = (),
+    false_alarms_per_day: float = 1.0,
+    scores: Path | None = None,
+    plot: Path | None = None,
+    store: Path | None = None,
+    channels: Path | None = None,
+) -> None:
+    """Find what is atypical in captures and archives: one JSON line (CloudEvents 1.0) an event on stdout.
+
+    What is typical is learned from the beginning of the files (`--learn`), or from quiet time of the same PMUs
+    (`--reference`). Until it is learned nothing is scored, and that is said. The slower scorers want more: four minutes
+    for what shows over ten seconds, half an hour for what shows over a minute.
+
+    Several files are read side by side in event time, as if their sources were live. An event is printed once, when it
+    has ended; `end` is null where it lasts to the end of the files.
+
+    Examples
+    --------
+    ```
+    gridsense detect capture.pcap
+    gridsense detect day.parquet --learn 5min --plot pictures --scores scores.parquet
+    gridsense detect event.pcap --reference quiet.pcap | jq -r '.data | .onset + " " + .cause + " " + .sentence'
+    ```
+
+    Parameters
+    ----------
+    files
+        Captures and archives.
+    learn
+        Quiet time to learn the newest fit's reference from: 40s, 2min, 1h.
+    reference
+        Captures or archives of quiet time to learn from instead. Repeat the option for several.
+    false_alarms_per_day
+        How many false events of the grid a day are acceptable. Fewer is less sensitive.
+    scores
+        Parquet file for all scores: a row a tick, `time`, `grid.<scorer>`, `<pmu>.<scorer>`, in -ln p.
+    plot
+        Folder for a picture of each event.
+    store
+        Event store (SQLite) to add the events to.
+    channels
+        For tables: a map of their columns, CSV with the header column,pmu,quantity,phase,unit,nominal.
+
+    Raises
+    ------
+    UsageError
+        If a number is out of its range.
+    """
+    if not false_alarms_per_day > 0:
+        raise UsageError(f"--false-alarms-per-day {false_alarms_per_day:g}: must be above 0; 1 is usual")
+    settings = Settings(
+        source="+".join(f.stem for f in files),
+        learn_s=detecting.seconds(learn),
+        detection=DetectionSettings(false_alarms_per_day=false_alarms_per_day),
+    )
+    console = Console(stderr=True)
+    opened = [open_source(f, channels) for f in files]
+    for source in opened:
+        if isinstance(source, Archive) and source.plan is not None and source.plan.guessed:
+            inspecting.show_plan(source.plan, console)
+    with ExitStack() as stack:
+        sinks: list[detecting.Sink] = [detecting.Lines(_write)]
+        if scores:
+            sinks.append(detecting.ScoreTable(scores))
+        if plot:
+            sinks.append(detecting.Album(plot))
+        if store:
+            sinks.append(detecting.Memory(stack.enter_context(EventStore(store))))
+        learned = None
+        if reference:
+            with _going("learning", console) as report:
+                learned = detecting.learn(settings, [open_source(f, channels) for f in reference], report)
+        began = time.perf_counter()
+        with _going("detecting", console) as report:
+            result = detecting.detect(settings, opened, learned, sinks, report)
+        took = time.perf_counter() - began
+    causes = Counter(event.cause for event in result.events)
+    found = ", ".join(f"{n} {cause}" for cause, n in causes.most_common()) or "none"
+    console.print(
+        f"{result.frames:,} reporting times, {result.grid_s:,.0f} s of grid in {took:.1f} s "
+        f"({result.grid_s / max(took, 1e-9):,.0f} times real time); events: {found}",
+        highlight=False,
+    )
+    for name, missing in result.learning:
+        console.print(f"scorer {name}: learning, {missing:.0f} s of quiet time are missing", highlight=False)
+
+
+def _write(line: bytes) -> None:
+    """Write a line to stdout at once, so that whoever reads along sees it."""
+    sys.stdout.write(line.decode())
+    sys.stdout.flush()
+
+
+@contextmanager
+def _going(what: str, console: Console) -> Iterator[Callable[[detecting.Progress], None]]:
+    """Show on a terminal how far a stream is, and how many times real time it goes."""
+    columns = (SpinnerColumn(), TextColumn(what), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None, state="")
+        began = time.perf_counter()
+
+        def report(now: detecting.Progress) -> None:
+            speed = now.grid_s / max(time.perf_counter() - began, 1e-9)
+            state = f"{rfc3339(now.time_ns)}  {now.frames:,} frames  {speed:,.0f} times real time"
+            if now.learning_s > 0:
+                state += f"  learning, {now.learning_s:.0f} s missing"
+            progress.update(task, state=state)
+
+        yield report
 
 
 @contextmanager

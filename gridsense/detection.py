@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from baselines.sentences import degree
 from gridsense.events import Cause, Contribution, Event, event_id
 from gridsense.naming import FAMILY, Course, name_grid, name_local
 from gridsense.swing import common_hz, own_hz
@@ -273,7 +274,7 @@ class Detector:
             grid_ns=NEVER,
         )
 
-    def step(self, state: State, ticks: Ticks, explain: Explain) -> tuple[State, list[Event]]:
+    def step(self, state: State, ticks: Ticks, explain: Explain) -> tuple[State, list[Event], NDArray[np.float64]]:
         """Go on by some ticks.
 
         Parameters
@@ -287,22 +288,25 @@ class Detector:
 
         Returns
         -------
-        tuple[State, list[Event]]
-            The new state, and each event that was raised or closed, in order.
+        tuple[State, list[Event], NDArray[np.float64]]
+            The new state; each event that was raised or closed, in order; and `(K, N)` what each scorer says of the
+            grid, -ln p, -inf where too few PMUs have a score.
         """
         state = state.copy()
         out: list[Event] = []
+        grid = np.empty((len(ticks.time_ns), len(self.windows_ns)))
         hop = ticks.signals.shape[1]
         frames = np.concatenate([state.recent, ticks.signals.reshape(-1, *ticks.signals.shape[2:])])
         for k, now in enumerate(ticks.time_ns.tolist()):
             state.refused_ns[ticks.refused[k]] = now
             state.recent = frames[(k + 1) * hop : (k + 1) * hop + self.recent]
             tick = self._weigh(state, ticks, k, explain)
+            grid[k] = tick.grid
             out += self._grid(state, tick)
             out += self._local(state, tick)
             if state.grid is None:
                 state.before = _settle(state.before, _level(tick.signals))
-        return state, out
+        return state, out, grid
 
     def open(self, state: State) -> list[Event]:
         """Say what is open.
@@ -573,11 +577,7 @@ def _join(sentence: str, contributions: Sequence[Contribution]) -> str:
     if not contributions:
         return sentence
     top = contributions[0]
-    return f"{sentence}; {top.channel} at {top.pmu}: {top.descriptor} {abs(top.value):.1f} sd {_side(top.value)} usual"
-
-
-def _side(value: float) -> str:
-    return "above" if value > 0 else "below"
+    return f"{sentence}; {top.channel} at {top.pmu}: {top.descriptor} {degree(top.value)}, {abs(top.value):.1f} sd"
 
 
 def _level(signals: NDArray[np.float32]) -> NDArray[np.float32]:

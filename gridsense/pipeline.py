@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from baselines import atypicality
 from baselines.compression import Reference
 from baselines.stream_axis import take_streams
@@ -78,12 +81,15 @@ class Output:
         The derived signals of those frames.
     scored
         The ticks that became whole.
+    grid
+        `(K, N)` what each scorer says of the grid at those ticks, -ln p; -inf where too few PMUs have a score.
     """
 
     events: tuple[Event, ...]
     judged: Block
     signals: Block
     scored: scoring.Scored
+    grid: NDArray[np.float64]
 
 
 class Pipeline:
@@ -236,8 +242,8 @@ class _Stages:
         self.derive, signals = derive.derive(self.derive, judged)
         self.score, scored = self.scorers.step(self.score, signals, codes)
         explain = self.scorers.explain(self.score, scored)
-        self.detect, events = self.detector.step(self.detect, scored.ticks, explain)
-        return [Output((*troubles, *events), judged, signals, scored)]
+        self.detect, events, grid = self.detector.step(self.detect, scored.ticks, explain)
+        return [Output((*troubles, *events), judged, signals, scored, grid)]
 
 
 def _references(learned: Learned | None, table: ChannelTable) -> tuple[Reference, ...] | None:

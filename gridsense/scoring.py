@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from baselines import atypicality
 from baselines.compression import Reference
+from baselines.sentences import WORDS
 from baselines.stream_axis import join_streams, take_streams
 from gridsense.detection import Explain, Ticks, Track, channel_words
 from gridsense.events import Contribution
@@ -25,9 +26,6 @@ from streams.channels import ChannelTable, Quantity
 TURNING = (Quantity.VOLTAGE_ANGLE, Quantity.CURRENT_ANGLE)
 TOP = 5
 """Terms of an explanation."""
-WORDS = {"step": "step", "slope": "slope", "curvature": "curvature", "misfit": "variability"}
-"""Descriptors of the newest fit in an operator's words; the others are words already."""
-
 LAYERS = 3
 """The newest fit, ten seconds, a minute."""
 
@@ -214,7 +212,7 @@ class Scorers:
                     Contribution(
                         pmu.name,
                         channel_words(channel.name, channel.quantity),
-                        WORDS.get(descriptor, descriptor),
+                        WORDS[descriptor],
                         float(found.z[column]),
                     )
                 )

@@ -12,26 +12,56 @@ from pathlib import Path
 
 import numpy as np
 
-from gridsense.errors import InputError
-from streams.archives import read_parquet
+from gridsense.errors import InputError, UsageError
+from streams.archives import Archive, is_archive, open_archive, read_archive
 from streams.block import FrameBatch
 from streams.captures import read_frames
 
+Source = Archive | Path
+"""An archive opened, or the path of a capture."""
 Round = list[tuple[str, FrameBatch]]
-"""Source and frames, each source any number of times."""
+"""Stream and frames, each stream any number of times."""
 
 ROUND_S = 2.0
 """Event time of a round: long enough that the arrays are worth their calls, short enough for a screen."""
-_PARQUET_MAGIC = b"PAR1"
+ARCHIVE_ROWS = 4096
+"""Reporting times of an archive that are read at once."""
 
 
-def read_rounds(paths: Sequence[Path], round_s: float = ROUND_S) -> Iterator[Round]:
+def open_source(path: Path, channels: Path | None = None) -> Source:
+    """Find out what a file is, by what it holds.
+
+    Parameters
+    ----------
+    path
+        A capture or an archive.
+    channels
+        Map of the columns, for a table of somebody else's.
+
+    Returns
+    -------
+    Source
+        The archive opened, or the path of a capture.
+
+    Raises
+    ------
+    UsageError
+        If a map is given for a capture.
+    """
+    if is_archive(path):
+        return open_archive(path, channels)
+    if channels is not None:
+        raise UsageError(f"--channels is for tables; {path} is a capture, which names its channels itself")
+    return path
+
+
+def read_rounds(sources: Sequence[Source], round_s: float = ROUND_S) -> Iterator[Round]:
     """Read several files side by side in event time.
 
     Parameters
     ----------
-    paths
-        Captures and archives, told apart by what they hold.
+    sources
+        From `open_source`.
     round_s
         Event time of a round.
 
@@ -45,11 +75,11 @@ def read_rounds(paths: Sequence[Path], round_s: float = ROUND_S) -> Iterator[Rou
     InputError
         If no file was named.
     """
-    if not paths:
+    if not sources:
         raise InputError(
             "no file was named; give captures (.pcap, .PmuCapture, raw bytes) or archives (.parquet, .csv)"
         )
-    readers = [_Reader(path, round_s) for path in paths]
+    readers = [_Reader(source, round_s) for source in sources]
     horizon = min((r.time_ns for r in readers if r.time_ns is not None), default=None)
     while horizon is not None:
         horizon += round(round_s * 1e9)
@@ -65,8 +95,8 @@ def read_rounds(paths: Sequence[Path], round_s: float = ROUND_S) -> Iterator[Rou
 class _Reader:
     """One file, read up to a moment at a time."""
 
-    def __init__(self, path: Path, round_s: float) -> None:
-        self._groups = _groups(path)
+    def __init__(self, source: Source, round_s: float) -> None:
+        self._groups = _groups(source)
         self._ahead_ns = round(round_s * 1e9)
         self._held: Round = []
         self._newest = -(1 << 62)
@@ -125,21 +155,17 @@ def cut(batch: FrameBatch, rows: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> 
     )
 
 
-def _groups(path: Path) -> Iterator[Round]:
+def _groups(source: Source) -> Iterator[Round]:
     """Batches of a file that belong to one stretch of it; a source may carry several streams, told apart by ID code."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    if magic != _PARQUET_MAGIC:
-        for source, item in read_frames(path):
+    if isinstance(source, Path):
+        for name, item in read_frames(source):
             if isinstance(item, FrameBatch) and len(item.time_ns):
-                yield [(f"{source}#{item.table.pmus[0].id_code}", item)]
+                yield [(f"{name}#{item.table.pmus[0].id_code}", item)]
         return
     group: Round = []
-    for batch in read_parquet(path, rows=4096):
-        name = f"{batch.table.pmus[0].source}#{batch.table.pmus[0].id_code}"
+    for batch in read_archive(source, rows=ARCHIVE_ROWS):
+        first = batch.table.pmus[0]
+        name = f"{first.source}#{first.id_code}"
         if any(name == other for other, _ in group):
             yield group
             group = []

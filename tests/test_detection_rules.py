@@ -52,7 +52,7 @@ def run(ticks: Ticks, cuts: tuple[int, ...] = (), settings: Settings | None = No
         def shifted(scorer: str, tick: int, s: int) -> tuple[Contribution, ...]:
             return explain(scorer, tick, s)
 
-        state, events = detector.step(state, part, shifted)
+        state, events, _ = detector.step(state, part, shifted)
         out += events
     return out + detector.open(state)
 
