@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeVar
@@ -685,6 +685,35 @@ def step(
         if len(batch.time_ns):
             held.append((n, batch))
     return _advance(state, tuple(held), now_ns, end=False)
+
+
+def rounds(batches: Iterable[tuple[str, FrameBatch]], sources: Sequence[str]) -> Iterator[list[tuple[str, FrameBatch]]]:
+    """Put together what belongs to one stretch of time, for readers that give the sources one after another.
+
+    An archive is read a stretch at a time, each source's share in turn. Fed one by one, the first source's share would
+    make the others' late; a round at a time, `step` sees them in order of arrival.
+
+    Parameters
+    ----------
+    batches
+        Source name and frames; in each stretch in the order of `sources`, those that sent nothing left out.
+    sources
+        All of them, in the order in which the reader gives them.
+
+    Yields
+    ------
+    list[tuple[str, FrameBatch]]
+        One stretch, for `step`.
+    """
+    place = {name: n for n, name in enumerate(sources)}
+    together: list[tuple[str, FrameBatch]] = []
+    for name, batch in batches:
+        if together and place[name] <= place[together[-1][0]]:
+            yield together
+            together = []
+        together.append((name, batch))
+    if together:
+        yield together
 
 
 def close(state: AlignState) -> tuple[AlignState, tuple[Aligned, ...]]:

@@ -31,6 +31,9 @@ _FILLER_HZ = 65.536
 _IMPOSSIBLE_ROCOF_HZ_S = 1000.0
 _IMPOSSIBLE_VOLTAGE_PU = 10.0
 
+_PIECE = 1 << 20
+"""Samples judged at a time."""
+
 _LIVELY = 30
 """Changes of bits after which a channel counts as one that changes."""
 
@@ -42,6 +45,9 @@ _SLOW = 4
 
 _NATURAL_S = 10.0
 """Unchanged for longer is not nature."""
+
+_LONG_AGO = np.int32(-(1 << 30))
+"""Frames; a year at 30 a second, and room to add."""
 
 _KEPT = np.zeros(256, bool)
 """Reasons whose samples keep their value: all that may be used, and angles that only miss their time."""
@@ -232,6 +238,13 @@ class Plan:
         return self._columns(*_MAGNITUDES, *_ANGLES, Quantity.FREQUENCY)
 
     @cached_property
+    def place_watched(self) -> NDArray[np.intp]:
+        """`(S * C,)`: place in `watched`, or -1."""
+        out = np.full(len(self.table.pmus) * self.table.width, -1, np.intp)
+        out[self.watched.at] = np.arange(len(self.watched.at))
+        return out
+
+    @cached_property
     def pairs(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
         """`(P,)` each: flat places of magnitude and angle of every whole phasor, and its PMU."""
         width = self.table.width
@@ -288,17 +301,17 @@ class QualityState:
     last
         `(W,)` float32: last value of every watched channel.
     run
-        `(W,)` int64: frames since its bits last changed.
+        `(W,)` int32: frames since its bits last changed.
     longest
-        `(W,)` int64: the longest such time so far that was not a fault.
+        `(W,)` int32: the longest such time so far that was not a fault.
     changes
-        `(W,)` int64: how often its bits changed.
+        `(W,)` int32: how often its bits changed.
     changed_at
         `(stuck_values, F)` int64: frames at which each frequency last changed, newest first.
     zero_run
-        `(V,)` int64: frames for which each voltage has been exactly zero.
+        `(V,)` int32: frames for which each voltage has been exactly zero.
     unsynced_run
-        `(S,)` int64: frames for which each PMU has been out of sync.
+        `(S,)` int32: frames for which each PMU has been out of sync.
     """
 
     plan: Plan
@@ -307,12 +320,12 @@ class QualityState:
     pending: Aligned
     frames: int
     last: NDArray[np.float32]
-    run: NDArray[np.int64]
-    longest: NDArray[np.int64]
-    changes: NDArray[np.int64]
+    run: NDArray[np.int32]
+    longest: NDArray[np.int32]
+    changes: NDArray[np.int32]
     changed_at: NDArray[np.int64]
-    zero_run: NDArray[np.int64]
-    unsynced_run: NDArray[np.int64]
+    zero_run: NDArray[np.int32]
+    unsynced_run: NDArray[np.int32]
 
 
 def _nothing(table: ChannelTable, rate_hz: float, time_ns: NDArray[np.int64]) -> Aligned:
@@ -340,16 +353,21 @@ def _joined(first: Aligned, second: Aligned) -> Aligned:
     )
 
 
-def _part(frames: Aligned, rows: slice) -> Aligned:
-    """Copy some rows: a state must not keep a whole run alive for its last frames."""
+def _rows(frames: Aligned, rows: slice) -> Aligned:
     return replace(
         frames,
-        time_ns=frames.time_ns[rows].copy(),
-        values=frames.values[rows].copy(),
-        stat=frames.stat[rows].copy(),
-        received=frames.received[rows].copy(),
-        time_flags=frames.time_flags[rows].copy(),
+        time_ns=frames.time_ns[rows],
+        values=frames.values[rows],
+        stat=frames.stat[rows],
+        received=frames.received[rows],
+        time_flags=frames.time_flags[rows],
     )
+
+
+def _finite(frames: Aligned) -> Aligned:
+    """Turn infinities into NaN, which comparisons bear."""
+    endless = np.isinf(frames.values)
+    return replace(frames, values=np.where(endless, np.float32(np.nan), frames.values)) if endless.any() else frames
 
 
 def initial(table: ChannelTable, rate_hz: float, settings: QualitySettings | None = None) -> QualityState:
@@ -378,12 +396,12 @@ def initial(table: ChannelTable, rate_hz: float, settings: QualitySettings | Non
         pending=_nothing(table, rate_hz, np.zeros(settings.back + 1, np.int64)),
         frames=0,
         last=np.full(watched, np.nan, np.float32),
-        run=np.zeros(watched, np.int64),
-        longest=np.zeros(watched, np.int64),
-        changes=np.zeros(watched, np.int64),
+        run=np.zeros(watched, np.int32),
+        longest=np.zeros(watched, np.int32),
+        changes=np.zeros(watched, np.int32),
         changed_at=np.zeros((settings.stuck_values, frequencies), np.int64),
-        zero_run=np.zeros(len(plan.voltage.at), np.int64),
-        unsynced_run=np.zeros(len(table.pmus), np.int64),
+        zero_run=np.zeros(len(plan.voltage.at), np.int32),
+        unsynced_run=np.zeros(len(table.pmus), np.int32),
     )
 
 
@@ -405,21 +423,26 @@ def judge(state: QualityState, aligned: Aligned) -> tuple[QualityState, Block]:
     tuple[QualityState, Block]
         The next state, and the frames judged (perhaps none).
     """
-    if not len(aligned.time_ns):
-        return state, _judged(state, state.pending, 0)[1]
-    context = state.settings.back + 1
-    before = state.pending.time_ns
-    endless = np.isinf(aligned.values)
-    finite = (
-        replace(aligned, values=np.where(endless, np.float32(np.nan), aligned.values)) if endless.any() else aligned
-    )
-    fresh = not before[-1]  # nothing but the empty context: any time follows it
-    if not fresh and aligned.time_ns[0] - before[-1] > 1.5e9 / state.rate_hz:
+    before = state.pending.time_ns[-1]  # 0: nothing but the empty context, which any time may follow
+    if before and len(aligned.time_ns) and aligned.time_ns[0] - before > 1.5e9 / state.rate_hz:
         after, block = flush(state)
-        # Not judged yet, so it all waits.
-        return replace(after, pending=_joined(after.pending, finite)), block
-    frames = _joined(state.pending, finite)
-    return _judged(state, frames, max(len(frames.time_ns) - context - state.settings.ahead, 0))
+        return replace(after, pending=_joined(after.pending, _finite(aligned))), block  # not judged yet: it all waits
+    # A long run goes piece by piece, each small enough for the processor's cache.
+    rows = max(_PIECE // max(aligned.values[:1].size, 1), 32)
+    blocks = []
+    for lo in range(0, max(len(aligned.time_ns), 1), rows):
+        frames = _joined(state.pending, _finite(_rows(aligned, slice(lo, lo + rows))))
+        count = len(frames.time_ns) - (state.settings.back + 1) - state.settings.ahead
+        state, block = _judged(state, frames, max(count, 0))
+        blocks.append(block)
+    if len(blocks) == 1:
+        return state, blocks[0]
+    return state, replace(
+        blocks[0],
+        time_ns=np.concatenate([b.time_ns for b in blocks]),
+        values=np.concatenate([b.values for b in blocks]),
+        quality=np.concatenate([b.quality for b in blocks]),
+    )
 
 
 def flush(state: QualityState) -> tuple[QualityState, Block]:
@@ -547,12 +570,14 @@ def _judged(state: QualityState, frames: Aligned, count: int) -> tuple[QualitySt
     kept = _KEPT[quality]
     good = values.copy() if kept.all() else np.where(kept, values, np.float32(np.nan))
     block = Block(table, state.rate_hz, time_ns, good, quality)
-    return replace(memory, pending=_part(frames, slice(count, None)), frames=state.frames + count), block
+    # Copied: the state must not keep a whole run alive for its last frames.
+    pending = _joined(_rows(frames, slice(count, None)), _rows(frames, slice(0, 0)))
+    return replace(memory, pending=pending, frames=state.frames + count), block
 
 
 def _status(
     state: QualityState, stat: NDArray[np.uint16], time_flags: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]:
     """Read STAT and time quality, `(T, S)`: marks, masks of everything, masks of angles; and how long out of sync.
 
     The PMU's own word on its time (STAT 8-6) counts; the frame's (FRACSEC) only where the PMU says nothing, since a
@@ -585,12 +610,13 @@ def _status(
     return marks, masks, angles, run[-1]
 
 
-def _run(on: NDArray[np.bool_], before: NDArray[np.int64]) -> NDArray[np.int64]:
+def _run(on: NDArray[np.bool_], before: NDArray[np.int32]) -> NDArray[np.int32]:
     """Count for how many frames each column has been on, `(T, n)`, going on from `before`."""
-    at = np.arange(len(on))[:, None]
-    off = np.maximum.accumulate(np.where(on, -1, at), axis=0)
-    out: NDArray[np.int64] = np.where(off < 0, at + 1 + before, at - off)
-    return out
+    at = np.arange(len(on), dtype=np.int32)[:, None]
+    off = np.where(on, _LONG_AGO, at)  # the last frame at which it was off
+    off[0] = np.where(on[0], -1 - before, 0)
+    out: NDArray[np.int32] = at - np.maximum.accumulate(off, axis=0)
+    return np.minimum(out, -_LONG_AGO, out=out)
 
 
 def _mark_unusual(sheet: NDArray[np.uint8], flat: NDArray[np.float32], plan: Plan, it: QualitySettings) -> None:
@@ -825,7 +851,7 @@ def _mask_other_spikes(
 # -----------------------------------------------------------------------------------------------------
 
 
-def _mark_zeros(sheet: NDArray[np.uint8], flat: NDArray[np.float32], state: QualityState) -> NDArray[np.int64]:
+def _mark_zeros(sheet: NDArray[np.uint8], flat: NDArray[np.float32], state: QualityState) -> NDArray[np.int32]:
     """Exact zeros that no grid makes; how long each voltage has been zero.
 
     A fault may take a voltage to zero, and an open line has no current: neither alone is masked. A frequency of zero is
@@ -838,11 +864,11 @@ def _mark_zeros(sheet: NDArray[np.uint8], flat: NDArray[np.float32], state: Qual
     columns = plan.voltage
     volts = flat[context - 1 : context + rows + 1, columns.at]
     zero = volts[1:-1] == 0
-    run = _run(zero, state.zero_run)
-    lasting: NDArray[np.int64] = run[-1]
     dead = plan.frequency.any_by_pmu(here[:, plan.frequency.at] == 0, pmus)
     if not (zero.any() or dead.any()):
-        return lasting
+        return np.zeros_like(state.zero_run)
+    run = _run(zero, state.zero_run)
+    lasting: NDArray[np.int32] = run[-1].copy()
     before, after = volts[:-2], volts[2:]
     blink = zero & (before > 0) & (np.abs(after - before) <= np.float32(it.moved_voltage) * before)
     bad = zero & (blink | (run > round(it.zero_s * state.rate_hz)) | dead[:, columns.pmu])
@@ -859,57 +885,73 @@ def _mark_zeros(sheet: NDArray[np.uint8], flat: NDArray[np.float32], state: Qual
 def _mark_stuck(sheet: NDArray[np.uint8], flat: NDArray[np.float32], state: QualityState) -> QualityState:
     """Find bits that do not change; return the state with what was learnt of them. `flat` has one row of context."""
     plan, it, rate, rows = state.plan, state.settings, state.rate_hz, len(sheet)
-    watched = plan.watched
+    watched, frequency = plan.watched, plan.place_watched[plan.frequency.at]
     held = flat[:, watched.at]
     came = ~np.isnan(held[:-1])
     held[0] = state.last  # which remembers further back than the context
     known = ~np.isnan(held)
     if not known.all():  # a gap changes nothing: compare with the last that came
         held = np.take_along_axis(held, np.maximum.accumulate(np.where(known, np.arange(rows + 1)[:, None], 0), 0), 0)
-    changed = held[1:] != held[:-1]
-    run = _run(~changed, state.run)
-    earlier = np.concatenate([state.run[None], run[:-1]])
+    same = held[1:] == held[:-1]
+    run = _run(same, state.run)
+    pair_limit = max(round(it.stuck_s * rate), 5)
+    suspects = np.flatnonzero(run.max(0) >= pair_limit)
+
     # Neither a gap nor a fault is nature.
-    natural = np.where(changed & came & (earlier <= _NATURAL_S * rate), earlier, 0)
-    longest = np.maximum(np.maximum.accumulate(natural, axis=0), state.longest)
-    changes = state.changes + np.cumsum(changed & ~np.isnan(held[:-1]), axis=0)
-    place = np.full(sheet.shape[1], -1, np.intp)
-    place[watched.at] = np.arange(len(watched.at))
-    frequency = place[plan.frequency.at]
-    changed_at = _last_changes(changed[:, frequency], state)
+    ended = ~same & came
+    earlier = np.concatenate([state.run[None], run[:-1]])
+    natural = np.where(ended & (earlier <= round(_NATURAL_S * rate)), earlier, 0)
+    moved = ~same & ~np.isnan(held[:-1])
+    longest = np.maximum(np.maximum.accumulate(natural[:, suspects], axis=0), state.longest[suspects])
+    changes = state.changes[suspects] + np.cumsum(moved[:, suspects], axis=0)
+    changed_at = _last_changes(~same[:, frequency], state)
     memory = replace(
-        state, last=held[-1].copy(), run=run[-1], longest=longest[-1], changes=changes[-1], changed_at=changed_at[:, -1]
+        state,
+        last=held[-1].copy(),
+        run=run[-1].copy(),
+        longest=np.maximum(natural.max(0), state.longest),
+        changes=np.minimum(state.changes + moved.sum(0, dtype=np.int32), -_LONG_AGO),
+        changed_at=changed_at[:, -1],
     )
 
-    pair_limit = max(round(it.stuck_s * rate), 5)
-    lone_limit = np.full(len(watched.at), max(round(it.stuck_lone_s * rate), 5))
-    lone_limit[frequency] *= _SLOW
-    if (run >= pair_limit).any():
-        hertz = held[1:, frequency]
-        off_nominal = hertz != plan.nominal_hz[plan.frequency.pmu]
-        turning = plan.frequency.any_by_pmu(off_nominal & ~np.isnan(hertz), len(plan.table.pmus))
-        magnitude, angle, pmu = plan.pairs
-        frozen = (run[:, place[magnitude]] >= pair_limit) & (run[:, place[angle]] >= pair_limit)
-        # At exactly nominal frequency a phasor may stand still (a test set); not while another one moves.
-        live = np.any(~frozen & ~np.isnan(held[1:, place[magnitude]]), axis=1, keepdims=True)
-        still = frozen & (turning[:, pmu] | live) & (held[1:, place[magnitude]] != 0)
-        lone = (run >= np.maximum(lone_limit, _NATURAL * longest)) & (changes >= _LIVELY) & (held[1:] != 0)
-        _put(sheet, lone, watched.at, Reason.STUCK)
-        _put(sheet, still, magnitude, Reason.STUCK)
-        _put(sheet, still, angle, Reason.STUCK)
-        # The whole device stands still: so do the frequency and its derivative.
-        some = _any_of(still, pmu, len(plan.table.pmus))
-        moving = _any_of(~still & (held[1:, place[magnitude]] != 0), pmu, len(plan.table.pmus))
-        whole = (some & ~moving)[:, plan.frequency.pmu] & (run[:, frequency] >= pair_limit)
-        _put(sheet, whole, plan.frequency.at, Reason.STUCK)
+    if len(suspects):
+        lone_limit = np.full(len(watched.at), max(round(it.stuck_lone_s * rate), 5))
+        lone_limit[frequency] *= _SLOW
+        own = run[:, suspects]
+        lone = (own >= np.maximum(lone_limit[suspects], _NATURAL * longest)) & (changes >= _LIVELY)
+        _put(sheet, lone & (held[1:, suspects] != 0), watched.at[suspects], Reason.STUCK)
+        _mark_stuck_devices(sheet, held[1:], run >= pair_limit, plan)
     minute = round(60 * rate)
     now = state.frames + np.arange(rows)[:, None]
     few = (now - changed_at[-1] >= minute) & (held[1:, frequency] != plan.nominal_hz[plan.frequency.pmu])
     _put(sheet, few, plan.frequency.at, Reason.STUCK)
-    stuck = plan.frequency.any_by_pmu(sheet[:, plan.frequency.at] == Reason.STUCK, len(plan.table.pmus))
+    stuck = sheet[:, plan.frequency.at] == Reason.STUCK
     if stuck.any():
-        _put(sheet, stuck[:, plan.rocof.pmu], plan.rocof.at, Reason.STUCK)
+        by_pmu = plan.frequency.any_by_pmu(stuck, len(plan.table.pmus))
+        _put(sheet, by_pmu[:, plan.rocof.pmu], plan.rocof.at, Reason.STUCK)
     return memory
+
+
+def _mark_stuck_devices(
+    sheet: NDArray[np.uint8], held: NDArray[np.float32], frozen: NDArray[np.bool_], plan: Plan
+) -> None:
+    """Mark phasors of which both numbers stand still, and the frequency with them where all do."""
+    place, frequency = plan.place_watched, plan.place_watched[plan.frequency.at]
+    hertz = held[:, frequency]
+    off_nominal = (hertz != plan.nominal_hz[plan.frequency.pmu]) & ~np.isnan(hertz)
+    turning = plan.frequency.any_by_pmu(off_nominal, len(plan.table.pmus))
+    magnitude, angle, pmu = plan.pairs
+    size = held[:, place[magnitude]]
+    both = frozen[:, place[magnitude]] & frozen[:, place[angle]]
+    # At exactly nominal frequency a phasor may stand still (a test set); not while another one moves.
+    live = np.any(~both & ~np.isnan(size), axis=1, keepdims=True)
+    still = both & (turning[:, pmu] | live) & (size != 0)
+    _put(sheet, still, magnitude, Reason.STUCK)
+    _put(sheet, still, angle, Reason.STUCK)
+    some = _any_of(still, pmu, len(plan.table.pmus))
+    moving = _any_of(~still & (size != 0), pmu, len(plan.table.pmus))
+    whole = (some & ~moving)[:, plan.frequency.pmu] & frozen[:, frequency]
+    _put(sheet, whole, plan.frequency.at, Reason.STUCK)
 
 
 def _any_of(flag: NDArray[np.bool_], pmu: NDArray[np.intp], pmus: int) -> NDArray[np.bool_]:

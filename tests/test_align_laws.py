@@ -340,3 +340,18 @@ def test_state_given_is_never_changed() -> None:
 def test_impossible_rates_are_refused(rate_hz: float) -> None:
     with pytest.raises(AlignmentError, match="reporting rate"):
         grid_of(rate_hz)
+
+
+def test_a_reader_that_gives_sources_in_turn_is_fed_round_by_round() -> None:
+    tables = {n: table(n) for n in "ABC"}
+    stretches = []
+    for k in range(10):  # five seconds each, far more than the lateness; sometimes somebody is silent
+        slots = list(range(START + 150 * k, START + 150 * (k + 1)))
+        stretches += [(n, batch(tables[n], slots, [k] * 150)) for n in "ABC" if (k, n) not in {(3, "A"), (5, "C")}]
+    state, runs = align.initial(tables, 30.0), []
+    for together in align.rounds(iter(stretches), "ABC"):
+        state, out = align.step(state, together)
+        runs += out
+    state, out = align.close(state)
+    assert state.counts.late.tolist() == [1, 0, 1]  # the first frame of each that came back after five seconds
+    assert len(joined([*runs, *out])[0]) == 1500

@@ -84,3 +84,22 @@ def test_no_other_pmus_signal_depends_on_one_that_is_spoilt() -> None:
     a, b = through(clean, [], BRIEF, ())[1], through(dirty, [], BRIEF, ())[1]
     np.testing.assert_array_equal(a.quality[:, 1:], b.quality[:, 1:])
     np.testing.assert_allclose(a.values[:, 1:], b.values[:, 1:], atol=0.05)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_garbage_raises_nothing_and_harms_nobody_else(seed: int) -> None:
+    """Whatever 32 bits a device sends; the others' own signals stay as they were."""
+    rng = np.random.default_rng(seed)
+    aligned, clean = ambient(TABLE, 120, 30.0, seed), ambient(TABLE, 120, 30.0, seed)
+    hit = rng.random((120, TABLE.width)) < rng.choice([0.05, 1.0])
+    bits = rng.integers(0, 2**32, (120, TABLE.width), dtype=np.uint32).view(np.float32)
+    aligned.values[:, 1] = np.where(hit, bits, aligned.values[:, 1])
+    aligned.stat[:, 1] = rng.integers(0, 2**16, 120)
+    judged, derived = through(aligned, [50], BRIEF, ())
+    for block in (judged, derived):
+        assert np.isfinite(block.values[block.good]).all()
+    want = through(clean, [50], BRIEF, ())[0]
+    # Shared: whether a spike or a standstill has company. Neither is in the clean ones.
+    np.testing.assert_array_equal(judged.quality[:, [0, 2, 3]], want.quality[:, [0, 2, 3]])
+    np.testing.assert_array_equal(judged.values[:, [0, 2, 3]], want.values[:, [0, 2, 3]])
