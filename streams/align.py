@@ -670,8 +670,9 @@ def step(
         A batch is of an unknown source, of another rate, or of another configuration than the layout says.
     """
     layout, held = state.layout, list(state.held)
+    place = {name: n for n, name in enumerate(layout.sources)}
     for name, batch in batches:
-        if name not in layout.sources:
+        if name not in place:
             known = ", ".join(layout.sources[:5])
             raise AlignmentError(f"source {name!r} is not in the layout ({known}, ...); call relayout first")
         if batch.rate_hz != state.rate_hz and grid_of(batch.rate_hz) != grid_of(state.rate_hz):
@@ -679,7 +680,7 @@ def step(
                 f"source {name!r} reports at {batch.rate_hz:g} Hz, the others at {state.rate_hz:g} Hz: one pipeline "
                 f"runs at one rate; run this source by itself or set its device to {state.rate_hz:g} Hz"
             )
-        n = layout.sources.index(name)
+        n = place[name]
         if batch.table is not layout.tables[n] and batch.table != layout.tables[n]:
             raise AlignmentError(f"source {name!r} has changed its configuration; call relayout with its new table")
         if len(batch.time_ns):
