@@ -169,15 +169,12 @@ class CaptureReader:
     def __iter__(self) -> Iterator[tuple[str, Item]]:
         """Read the file from its start, twice: for its configurations, then for everything.
 
+        A `CaptureError` says that it cannot be read as a capture.
+
         Yields
         ------
         tuple[str, Item]
             Source, and what it said.
-
-        Raises
-        ------
-        CaptureError
-            When the file cannot be read as a capture.
         """
         book = _Book()
         for flow, _, item in self._read(book, values=False):
@@ -221,6 +218,8 @@ class CaptureReader:
 def read_capture(path: Path) -> Iterator[Chunk]:
     """Read the byte streams of a file.
 
+    A `CaptureError` says that it is missing, empty, or holds none of the formats.
+
     Parameters
     ----------
     path
@@ -230,17 +229,12 @@ def read_capture(path: Path) -> Iterator[Chunk]:
     ------
     Chunk
         Pieces, in order of capture; each flow's in the order in which they were sent.
-
-    Raises
-    ------
-    CaptureError
-        When the file is missing, empty, or holds none of the formats.
     """
     yield from _chunks(path, _Packets(path))
 
 
 def read_frames(path: Path, dtype: DTypeLike = np.float32) -> Iterator[tuple[str, Item]]:
-    """Read the frames of a file.
+    """Read the frames of a file; a `CaptureError` where it cannot be read as a capture.
 
     Parameters
     ----------
@@ -253,17 +247,12 @@ def read_frames(path: Path, dtype: DTypeLike = np.float32) -> Iterator[tuple[str
     -------
     Iterator[tuple[str, Item]]
         Source, and what it said: configurations, batches of data, headers, commands, refused frames.
-
-    Raises
-    ------
-    CaptureError
-        When the file cannot be read as a capture.
     """
     return iter(CaptureReader(path, dtype))
 
 
 def summary(path: Path) -> CaptureSummary:
-    """Say what a file holds.
+    """Say what a file holds; a `CaptureError` where it cannot be read as a capture.
 
     Parameters
     ----------
@@ -274,11 +263,6 @@ def summary(path: Path) -> CaptureSummary:
     -------
     CaptureSummary
         Counts, times and PMUs.
-
-    Raises
-    ------
-    CaptureError
-        When the file cannot be read as a capture.
     """
     reader = CaptureReader(path)
     rates: Counter[float] = Counter()

@@ -196,7 +196,7 @@ def compile_layout(configuration: ConfigurationFrame, source: str = "") -> Layou
 def decode(
     layout: Layout, frames: Any, arrival_ns: ArrayLike | None = None, dtype: DTypeLike = np.float32
 ) -> FrameBatch:
-    """Decode data frames.
+    """Decode data frames; a `FrameError` where the bytes are not a whole number of them.
 
     Parameters
     ----------
@@ -214,11 +214,6 @@ def decode(
     FrameBatch
         `(T, 1, C)`. Of the status word, "clock out of sync" becomes STAT bit 13 and "data invalid" STAT 15-14 = 11; its
         trigger bits mean other things than C37.118's and are left out.
-
-    Raises
-    ------
-    FrameError
-        When the bytes are not a whole number of such frames.
     """
     raw = view(layout, frames)
     base = layout.configuration.time_base

@@ -47,7 +47,7 @@ def one_pmu(**fields: object) -> ConfigurationFrame:
     return ConfigurationFrame(1, (replace(pmu, **fields),), 30)  # type: ignore[arg-type]  # names are checked by replace
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SEEDS, KINDS)
 def test_decode_equals_the_slow_decoder(seed: int, kind: FrameType) -> None:
     rng = np.random.default_rng(seed)
@@ -72,7 +72,7 @@ def test_decode_equals_the_slow_decoder(seed: int, kind: FrameType) -> None:
         assert np.nanmax(off / scale, initial=0.0) <= tolerance * 4
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SEEDS, KINDS)
 def test_float64_brings_every_bit_back(seed: int, kind: FrameType) -> None:
     rng = np.random.default_rng(seed)
@@ -82,7 +82,7 @@ def test_float64_brings_every_bit_back(seed: int, kind: FrameType) -> None:
     assert encode(layout, decode(layout, frames, dtype=np.float64)) == frames
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SEEDS, KINDS)
 def test_configuration_both_ways(seed: int, kind: FrameType) -> None:
     configuration = random_configuration(np.random.default_rng(seed), kind)

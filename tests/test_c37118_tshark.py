@@ -129,7 +129,7 @@ def compare(path: Path) -> int:
         batches = ours[code]
         base = bases[code]
         times = np.concatenate([b.time_ns for b in batches])
-        expected = [f.soc * 10**9 + round(f.fraction * 10**9 / base) for f in frames]
+        expected = [f.soc * 10**9 + (f.fraction * 10**9 * 2 + base) // (2 * base) for f in frames]
         np.testing.assert_array_equal(times, expected)
         np.testing.assert_array_equal(np.concatenate([b.time_flags for b in batches]) & 0x7F, [f.flags for f in frames])
         np.testing.assert_array_equal(np.concatenate([b.stat for b in batches]), [f.stat for f in frames])

@@ -252,7 +252,7 @@ def wrap(frame_type: FrameType, id_code: int, stamp: Stamp, payload: bytes, vers
 
 
 def decode_header(frame: bytes | memoryview) -> HeaderFrame:
-    """Read a header frame.
+    """Read a header frame; a `FrameError` where it is damaged or of another kind.
 
     Parameters
     ----------
@@ -263,18 +263,13 @@ def decode_header(frame: bytes | memoryview) -> HeaderFrame:
     -------
     HeaderFrame
         Its parts.
-
-    Raises
-    ------
-    FrameError
-        When it is damaged or of another kind.
     """
     prefix = _prefix_of(frame, FrameType.HEADER)
     return HeaderFrame(prefix.id_code, prefix.stamp, bytes(frame[PREFIX_SIZE:-2]), prefix.version)
 
 
 def encode_header(header: HeaderFrame) -> bytes:
-    """Write a header frame.
+    """Write a header frame; a `FrameError` where a part does not fit its field.
 
     Parameters
     ----------
@@ -285,11 +280,6 @@ def encode_header(header: HeaderFrame) -> bytes:
     -------
     bytes
         One frame.
-
-    Raises
-    ------
-    FrameError
-        When a part does not fit its field.
     """
     return wrap(FrameType.HEADER, header.id_code, header.stamp, header.text, header.version)
 

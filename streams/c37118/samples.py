@@ -11,6 +11,8 @@ IEEE Std C37.118.2-2011, clause 6.3 (data frame), tables 5 and 6.
 
 from __future__ import annotations
 
+import math
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,7 +191,7 @@ def lay_out(configuration: ConfigurationFrame, table: ChannelTable, prefix: list
 def decode(
     layout: Layout, frames: Any, arrival_ns: ArrayLike | None = None, dtype: DTypeLike = np.float32
 ) -> FrameBatch:
-    """Decode data frames.
+    """Decode data frames; a `FrameError` where the bytes are not a whole number of them.
 
     Parameters
     ----------
@@ -206,11 +208,6 @@ def decode(
     -------
     FrameBatch
         `(T, S, C)`, as sent. Angles are what was sent, in degrees: a device that sends ±3.1416 rad reads ±180.0004.
-
-    Raises
-    ------
-    FrameError
-        When the bytes are not a whole number of such frames.
     """
     raw = view(layout, frames)
     base = layout.configuration.time_base
@@ -300,7 +297,7 @@ def decode_values(
     count, pmus, width = len(raw), len(layout.table.pmus), layout.table.width
     stat = np.empty((count, pmus), np.uint16)
     values = np.empty((count, pmus, width), dtype)
-    step = max(1, _BLOCK_BYTES // layout.size)
+    step = _step(layout, count)
     with np.errstate(all="ignore"):  # any bits may come; what they mean is quality's to judge
         for group in layout.groups:
             own = 2 * group.phasors + 2 + group.analogs + group.digitals
@@ -381,7 +378,7 @@ def encode_values(layout: Layout, batch: FrameBatch, raw: NDArray[np.void]) -> N
     expected = (len(raw), len(layout.table.pmus), layout.table.width)
     if batch.values.shape != expected:
         raise FrameError(f"values of shape {batch.values.shape} do not fit a configuration that wants {expected}")
-    step = max(1, _BLOCK_BYTES // layout.size)
+    step = _step(layout, len(raw))
     for group in layout.groups:
         for at in range(0, len(raw), step):
             part = slice(at, at + step)
@@ -413,6 +410,12 @@ def seal(raw: NDArray[np.void]) -> bytes:
     octets = raw.view(np.uint8).data
     raw["chk"] = [ibm_3740(octets[at : at + size - 2]) for at in range(0, len(raw) * size, size)]
     return raw.tobytes()
+
+
+def _step(layout: Layout, count: int) -> int:
+    """Frames to handle at a time: equal blocks, none of them a small rest."""
+    blocks = max(1, round(count * layout.size / _BLOCK_BYTES))
+    return max(1, -(-count // blocks))
 
 
 def _shape(pmu: PmuConfiguration) -> tuple[object, ...]:
@@ -472,20 +475,10 @@ def _records(group: Group, raw: NDArray[np.void]) -> NDArray[np.void]:
 
 def _decode_group(group: Group, records: NDArray[np.void], out: NDArray[Any]) -> None:
     """Write the values of a group's records to `out`, `(T, n, >= own)`."""
-    dtype = out.dtype.type
     at = 2 * group.phasors
     if group.phasors:
         _decode_phasors(group, records["phasors"], out[..., :at])
-    frequency = records["frequency"]
-    if group.nominal_hz is None:
-        out[..., at : at + 2] = frequency
-    else:
-        # a quotient, not a product with a rounded 1e-3, so that steps of a mHz read as they are meant
-        np.divide(frequency[..., 0], dtype(1000), out=out[..., at])
-        out[..., at] += group.nominal_hz[:, 0].astype(dtype)
-        np.divide(frequency[..., 1], dtype(100), out=out[..., at + 1])
-        if (absent := frequency == FILLER).any():
-            np.copyto(out[..., at : at + 2], np.nan, where=absent)
+    _decode_frequency(group, records["frequency"], out[..., at : at + 2])
     at += 2
     if group.analogs:
         analogs = records["analogs"]
@@ -501,17 +494,35 @@ def _decode_group(group: Group, records: NDArray[np.void], out: NDArray[Any]) ->
         out[..., at : at + group.digitals] = records["digitals"]
 
 
+def _decode_frequency(group: Group, sent: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write frequency and ROCOF, `(T, n, 2)`: each apart, since NumPy is slow over pairs and fast over PMUs."""
+    for column, steps in enumerate((1000, 100)):
+        target = out[..., column]
+        if group.nominal_hz is None:
+            target[...] = sent[..., column]
+            continue
+        counts = sent[..., column].astype(np.int16)
+        # a quotient, not a product with a rounded 1e-3, so that steps of a mHz read as they are meant
+        values = np.divide(counts, steps, dtype=out.dtype)
+        if column == 0:
+            values += group.nominal_hz[:, 0].astype(out.dtype)
+        if (absent := counts == FILLER).any():
+            values[absent] = np.nan
+        target[...] = values
+
+
 def _decode_phasors(group: Group, phasors: NDArray[Any], out: NDArray[Any]) -> None:
     """Write magnitudes and angles, alternating, to `out`, `(T, n, 2P)`.
 
     All arithmetic runs over contiguous scratch: strided by nine phasors, it would be several times slower.
     """
-    polar = np.empty(phasors.shape, out.dtype)
+    polar = _scratch("polar", phasors.shape, out.dtype)
     absent = None
     if group.float_phasors:
         np.copyto(polar, phasors)
     else:
-        counts = phasors.astype(np.int16)
+        counts = _scratch("counts", phasors.shape, np.dtype(np.int16))
+        np.copyto(counts, phasors)
         if (fillers := counts == FILLER).any():
             # of polar counts the angle alone says "absent": every magnitude is permissible
             absent = fillers[..., 1] if group.polar else fillers.any(-1)
@@ -538,16 +549,35 @@ def _decode_phasors(group: Group, phasors: NDArray[Any], out: NDArray[Any]) -> N
 
 def _to_polar(pairs: NDArray[Any]) -> None:
     """Turn `(N, 2)` real and imaginary parts into magnitude and angle, in place."""
-    real, imaginary = pairs[:, 0].copy(), pairs[:, 1].copy()
-    angle = np.arctan2(imaginary, real)
+    real, imaginary, angle = (_scratch(name, (len(pairs),), pairs.dtype) for name in ("real", "imaginary", "angle"))
+    np.copyto(real, pairs[:, 0])
+    np.copyto(imaginary, pairs[:, 1])
+    np.arctan2(imaginary, real, out=angle)
     # several times faster than hypot, and as exact where the squares stay finite and normal
-    pairs *= pairs
-    magnitude = np.add(pairs[:, 0], pairs[:, 1])
-    np.sqrt(magnitude, out=magnitude)
-    if np.isinf(magnitude).any():
-        np.hypot(real, imaginary, out=magnitude)
-    pairs[:, 0] = magnitude
+    real *= real
+    imaginary *= imaginary
+    real += imaginary
+    np.sqrt(real, out=real)
+    if np.isinf(real).any():
+        np.hypot(pairs[:, 0], pairs[:, 1], out=real)
+    pairs[:, 0] = real
     pairs[:, 1] = angle
+
+
+_kept = threading.local()
+
+
+def _scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Uninitialised array over memory that the thread keeps: fresh memory's page faults cost more than the arithmetic.
+
+    It holds only until the same name is asked for again. Blocks bound its size to a few MB.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    buffer: NDArray[np.uint8] | None = getattr(_kept, name, None)
+    if buffer is None or buffer.size < size:
+        buffer = np.empty(size, np.uint8)
+        setattr(_kept, name, buffer)
+    return buffer[:size].view(dtype).reshape(shape)
 
 
 def _encode_group(group: Group, values: NDArray[np.float64], records: NDArray[np.void]) -> None:

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -60,7 +61,8 @@ def decode_frame(configuration: ConfigurationFrame, frame: bytes) -> DecodedFram
         at += struct.calcsize(form)
         return float(value)
 
-    time_ns = soc * 10**9 + round((fracsec & 0xFFFFFF) * 10**9 / configuration.time_base)
+    exact = soc + Fraction(fracsec & 0xFFFFFF, configuration.time_base)
+    time_ns = math.floor(exact * 10**9 + Fraction(1, 2))
     out = DecodedFrame(time_ns, fracsec >> 24, [], [])
     cfg3 = configuration.kind is FrameType.CFG3
     for pmu in configuration.pmus:
