@@ -38,10 +38,14 @@ def batch(source: str, first: int, pmus: int, seed: int) -> FrameBatch:
     table = ChannelTable(tuple(Pmu(n, first + s, n, 60, CHANNELS, source) for s, n in enumerate(names)))
     step = (t >= 60)[:, None]
     dip = ((t >= 60) & (t < 60.1))[:, None]
-    wander = np.cumsum(rng.normal(0, 1e-4, (frames, 1)), axis=0)
+    wander = np.cumsum(np.random.default_rng(0).normal(0, 1e-4, (frames, 1)), axis=0)  # one interconnection
     volts = 199_186 * (1 + 2e-5 * rng.standard_normal((frames, pmus)) - 0.4 * dip)
     hertz = np.round(60 + wander + 2e-4 * rng.standard_normal((frames, pmus)) - 0.02 * step * (t[:, None] - 60), 3)
-    degrees = np.cumsum(hertz - 60, axis=0) * 12 + 0.002 * rng.standard_normal((frames, pmus)) + 2.0 * step
+    degrees = (
+        np.cumsum(wander - 0.02 * step * (t[:, None] - 60), axis=0) * 12
+        + 0.002 * rng.standard_normal((frames, pmus))
+        + 2.0 * step
+    )
     values = np.stack([volts, (degrees + 180) % 360 - 180, hertz], axis=2).astype(np.float32)
     time_ns = START_NS + np.round(np.arange(frames) * 1e9 / RATE).astype(np.int64)
     stat, flags = np.zeros((frames, pmus), np.uint16), np.zeros(frames, np.uint8)
