@@ -31,7 +31,7 @@ test: setup lint types ## everything that must hold: lint, types, import contrac
 lint: setup ## ruff, formatting, import contracts, docstrings
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/lint-imports
+	@.venv/bin/lint-imports --no-logo
 	@.venv-tools/bin/pydoclint --quiet $(PACKAGES)
 
 types: setup ## mypy, strict

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import dedent
 from typing import Annotated
 
 import msgspec
@@ -26,6 +27,7 @@ from baselines.errors import BaselinesError
 from gridsense import convert as converting
 from gridsense import detect as detecting
 from gridsense import inspect as inspecting
+from gridsense.demo import show as watching
 from gridsense.detection import Settings as DetectionSettings
 from gridsense.errors import GridSenseError, PeerError, UsageError
 from gridsense.events import rfc3339
@@ -59,6 +61,14 @@ app = App(
 )
 
 
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a command; the Examples of its docstring close its help."""
+    _, _, rest = (function.__doc__ or "").partition("    Examples\n    --------\n")
+    examples, _, _ = rest.partition("\n\n")
+    app.command(function, help_epilogue=f"Examples:\n\n{dedent(examples)}" if examples else None)
+    return function
+
+
 def exit_code(error: Exception) -> int:
     """Say what the program's exit code tells of an error.
 
@@ -80,7 +90,7 @@ def exit_code(error: Exception) -> int:
     return next((code for classes, code in kinds if isinstance(error, classes)), EXIT_BUG)
 
 
-@app.command
+@_command
 def inspect(
     file: Path,
     /,
@@ -118,7 +128,7 @@ def inspect(
         inspecting.show(report, Console())
 
 
-@app.command
+@_command
 def convert(file: Path, out: Path, /, *, channels: Path | None = None) -> None:
     """Convert a capture or CSV file to Parquet, or an archive back to C37.118 bytes. Every value as it was sent.
 
@@ -167,7 +177,7 @@ def convert(file: Path, out: Path, /, *, channels: Path | None = None) -> None:
         )
 
 
-@app.command
+@_command
 def detect(
     files: Annotated[tuple[Path, ...], Parameter(required=True)],
     /,
@@ -264,6 +274,23 @@ def _write(line: bytes) -> None:
     """Write a line to stdout at once, so that whoever reads along sees it."""
     sys.stdout.write(line.decode())
     sys.stdout.flush()
+
+
+@app.command
+def demo(*, speed: float | None = None) -> None:
+    """Watch a simulated grid of 54 PMUs for two minutes: faults, trips, an oscillation, and devices that go wrong.
+
+    Learns what is typical, then streams the bundled recording as C37.118 bytes through the pipeline and shows it live.
+    Ends by itself, with a summary against what really happened. Where stdout is no terminal, it prints lines instead.
+
+    Parameters
+    ----------
+    speed
+        Times real time; 0 for as fast as it goes. As a rule chosen so that the whole takes about two minutes.
+    """
+    if speed is not None and not 0 <= speed <= 1000:
+        raise UsageError(f"--speed {speed:g}: give 0 for as fast as it goes, or times real time up to 1000")
+    watching.run(Console(), speed)
 
 
 @contextmanager
