@@ -1,22 +1,27 @@
-"""Pipeline outputs in, a terminal screen out: streams, the grid's score, the worst PMUs and the newest events.
+"""Pipeline outputs in, a terminal screen out: the grid's score, every PMU at a glance, and the newest events.
 
-It keeps the last minute or so for drawing and nothing else; it decides nothing and stores nothing.
+It keeps the last minute for drawing and nothing else; it decides nothing and stores nothing. Everything that a colour
+says is said by a word or a sign too.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from numpy.typing import NDArray
+from rich.box import ROUNDED
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from gridsense.detection import corroborated, corroborators
 from gridsense.events import Cause, Event, rfc3339
+from gridsense.pipeline import Output
 
-BARS = " ▁▂▃▄▅▆▇█"
 STYLE: dict[Cause, str] = {
     Cause.GRID: "bold red",
     Cause.DATA: "yellow",
@@ -24,12 +29,19 @@ STYLE: dict[Cause, str] = {
     Cause.MODEL: "blue",
     Cause.UNKNOWN: "cyan",
 }
-FULL_SCALE = 60.0
-"""-ln p at which a bar is full; the threshold stands at a quarter to a third of it."""
+EDGE: dict[Cause, str] = {Cause.GRID: "█", Cause.DATA: "░", Cause.COMMS: "┊", Cause.MODEL: "▒", Cause.UNKNOWN: "│"}
+"""What stands before an event: the grid's are told from the others without colour."""
+TRACE_S = 60.0
+"""How far back the score is drawn."""
+TOP = 200.0
+"""-ln p at the top of a scale; scales are logarithmic, so that ordinary noise and a fault are both seen."""
+_BARS = " ▁▂▃▄▅▆▇█"
+_REFUSED = "x"
+_QUIET, _LOUD, _OVER = "·", "▪", "█"
 
 
 class Screen:
-    """What the terminal shows while a grid is watched.
+    """What the terminal shows while a grid is watched. It fills whatever terminal it is given; 100 x 30 is comfortable.
 
     Parameters
     ----------
@@ -37,41 +49,43 @@ class Screen:
         What is watched.
     threshold
         -ln p above which the grid's score is an event.
-    worst, newest
-        How many PMUs and events to show.
     """
 
-    def __init__(self, title: str, threshold: float, worst: int = 6, newest: int = 7) -> None:
+    def __init__(self, title: str, threshold: float) -> None:
         self.title = title
         self.threshold = threshold
-        self.worst = worst
-        self.newest = newest
-        self.time_ns = 0
         self.note = ""
-        self.streams: tuple[int, int] = (0, 0)
-        self.trace: deque[float] = deque(maxlen=240)
-        self.scores: Sequence[tuple[str, float]] = ()
-        self.events: dict[str, Event] = {}
+        self.learning = ""
+        self._time_ns = 0
+        self._ticks = 0
+        self._tick_s = 0.2
+        self._trace: deque[tuple[int, float]] = deque(maxlen=4096)
+        self._names: tuple[str, ...] = ()
+        self._places: dict[str, NDArray[np.intp]] = {}
+        self._scores: NDArray[np.float64] = np.empty(0)
+        self._refused: NDArray[np.bool_] = np.empty(0, bool)
+        self._events: dict[str, Event] = {}
 
-    def show_scores(self, time_ns: int, grid: float, names: Sequence[str], scores: Sequence[float]) -> None:
-        """Take up one tick.
+    def show(self, output: Output) -> None:
+        """Take up what came of one step.
 
         Parameters
         ----------
-        time_ns
-            Event time.
-        grid
-            The grid's -ln p, NaN while it is learning.
-        names, scores
-            Every PMU and its -ln p, NaN where refused.
+        output
+            Of the pipeline.
         """
-        self.time_ns = time_ns
-        self.trace.append(grid)
-        array = np.asarray(scores)
-        heard = ~np.isnan(array)
-        self.streams = (int(heard.sum()), len(array))
-        order = np.argsort(-np.nan_to_num(array, nan=-1.0), kind="stable")[: self.worst]
-        self.scores = [(names[s], float(array[s])) for s in order.tolist()]
+        for event in output.events:
+            self.show_event(event)
+        self._name(output)
+        ticks, fast = output.scored.ticks, output.scored.ticks.tracks[0]
+        k = corroborators(len(self._names))
+        for time_ns, score, refused in zip(ticks.time_ns.tolist(), fast.score, ticks.refused, strict=True):
+            if self._time_ns:
+                self._tick_s = max((time_ns - self._time_ns) / 1e9, 1e-3)
+            self._time_ns, self._scores, self._refused = time_ns, score, refused
+            self._ticks += 1
+            self._trace.append((time_ns, corroborated(np.where(refused, np.nan, score), k)))
+        self.learning = _learning(output)
 
     def show_event(self, event: Event) -> None:
         """Take up an event, new or in a later stage.
@@ -79,70 +93,305 @@ class Screen:
         Parameters
         ----------
         event
-            As raised or ended.
+            As raised, grown or ended.
         """
-        self.events[event.id] = event
+        self._events[event.id] = event
 
-    def __rich__(self) -> RenderableType:
-        """Draw everything."""
-        return Group(self._head(), self._trace(), self._pmus(), self._feed())
-
-    def _head(self) -> RenderableType:
-        heard, known = self.streams
-        grid = sum(e.cause is Cause.GRID for e in self.events.values())
-        open_ = [e for e in self.events.values() if e.end_ns is None]
-        state = Text(" NORMAL ", "black on green")
-        if any(e.cause is Cause.GRID for e in open_):
-            state = Text(" GRID EVENT ", "bold white on red")
-        elif open_:
-            state = Text(" DATA TROUBLE ", "black on yellow")
-        clock = rfc3339(self.time_ns)[:-1].replace("T", " ") if self.time_ns else "waiting for frames"
-        words = f"  {clock}  {heard} of {known} PMUs scored  {grid} grid, {len(self.events) - grid} other events"
-        return Text.assemble((f"{self.title}  ", "bold"), state, words, (f"  {self.note}", "dim"))
-
-    def _trace(self) -> RenderableType:
-        text = Text()
-        for value in self.trace:
-            if np.isnan(value):
-                text.append("·", "dim")
-                continue
-            level = int(np.clip(value / FULL_SCALE * 8, 0, 8))
-            text.append(BARS[level] if level else "▁", "bold red" if value > self.threshold else "green")
-        text.truncate(text.cell_len, overflow="crop")
-        now = next((v for v in reversed(self.trace) if not np.isnan(v)), float("nan"))
-        title = f"grid atypicality, -ln p = {now:.1f} (event above {self.threshold:.1f})"
-        return Panel(_Tail(text), title=title, title_align="left", height=3)
-
-    def _pmus(self) -> RenderableType:
-        table = Table(expand=True, box=None, padding=(0, 1))
-        table.add_column("most atypical PMU", ratio=2, no_wrap=True)
-        table.add_column("-ln p", justify="right", width=8)
-        table.add_column("", ratio=5, no_wrap=True)
-        for name, score in self.scores:
-            refused = np.isnan(score)
-            width = 0 if refused else int(np.clip(score / FULL_SCALE * 40, 0, 40))
-            style = "red" if not refused and score > self.threshold else "green"
-            table.add_row(name, "refused" if refused else f"{score:.1f}", Text("━" * width, style))
-        return Panel(table, height=self.worst + 3)
-
-    def _feed(self) -> RenderableType:
-        table = Table(expand=True, box=None, padding=(0, 1))
-        for column, width in (("onset", 12), ("cause", 7), ("kind", 16), ("lasted", 7)):
-            table.add_column(column, width=width, no_wrap=True)
-        table.add_column("what", ratio=1)
-        for event in sorted(self.events.values(), key=lambda e: -e.onset_ns)[: self.newest]:
-            lasted = "now" if event.end_ns is None else f"{(event.end_ns - event.onset_ns) / 1e9:.1f} s"
-            onset = rfc3339(event.onset_ns)[11:-1]
-            table.add_row(onset, Text(event.cause, STYLE[event.cause]), event.kind, lasted, event.sentence)
-        return Panel(table, title="events, newest first", title_align="left")
-
-
-class _Tail:
-    """A line of text of which the newest (right) end is shown."""
-
-    def __init__(self, text: Text) -> None:
-        self.text = text
+    def _name(self, output: Output) -> None:
+        """Note which PMU stands where, if that has changed."""
+        pmus = output.signals.table.pmus
+        names = tuple(p.name for p in pmus)
+        if names == self._names:
+            return
+        sources: dict[str, list[int]] = {}
+        for s, pmu in enumerate(pmus):
+            sources.setdefault(pmu.source or "PMUs", []).append(s)
+        self._names = names
+        self._places = {source: np.array(places) for source, places in sources.items()}
+        self._scores, self._refused = np.full(len(names), np.nan), np.zeros(len(names), bool)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Cut from the left to the width at hand."""
-        yield self.text[-options.max_width :] if len(self.text) > options.max_width else self.text
+        """Draw everything, in just the lines there are."""
+        width, height = options.max_width, options.height or options.max_height
+        rows = max(height - 2, 0)  # below the two lines of the head
+        trace = 9 if rows >= 32 else 7 if rows >= 24 else 5
+        middle = min(max(len(self._places), 5) + 2, 10, max(rows - trace - 6, 3))
+        yield from self._head(width)
+        yield self._trace_panel(width, trace)
+        sides = Table.grid(expand=True)
+        sides.add_column(ratio=1)
+        sides.add_column(ratio=1)
+        half = width // 2
+        sides.add_row(self._sources_panel(width - half, middle), self._worst_panel(half, middle))
+        yield sides
+        yield self._feed_panel(width, max(rows - trace - middle, 3))
+
+    # --- head ------------------------------------------------------------------------------------------------------
+
+    def _head(self, width: int) -> Iterator[Text]:
+        clock = f"{rfc3339(self._time_ns)[:-3].replace('T', ' ')} UTC" if self._time_ns else "waiting for frames"
+        state = self._state()
+        left = Text.assemble((" GridSense ", "bold reverse"), f" {self.title}  ", state)
+        yield _spread(left, Text(clock, "bold"), width)
+        yield _line(Text(f" {self.note}" + (f" · {self.learning}" if self.learning else ""), "dim"), width)
+
+    def _state(self) -> Text:
+        lasting = [e for e in self._events.values() if e.end_ns is None]
+        grid = [e for e in lasting if e.cause is Cause.GRID]
+        if grid:
+            return Text(f" GRID EVENT: {_words(grid[-1].kind)} ", "bold white on red")
+        if lasting:
+            kinds = ", ".join(sorted({_words(e.kind) for e in lasting}))
+            comms = any(e.cause is Cause.COMMS for e in lasting)
+            return Text(
+                f" {'COMMS' if comms else 'DATA'}: {kinds} ", "black on magenta" if comms else "black on yellow"
+            )
+        if not self._time_ns:
+            return Text(" STARTING ", "black on cyan")
+        return Text(" NORMAL ", "black on green")
+
+    # --- score -----------------------------------------------------------------------------------------------------
+
+    def _trace_panel(self, width: int, height: int) -> Panel:
+        rows, columns = max(height - 3, 1), max(width - 4 - 5, 1)
+        ticks = max(math.ceil(TRACE_S / self._tick_s / columns), 1)
+        values, begins = self._bins(columns, ticks)
+        lines = [self._trace_row(values, rows, row) for row in range(rows)]
+        lines.append(Text.assemble("     ", self._marks(begins, columns)))
+        now = self._trace[-1][1] if self._trace else math.nan
+        reading = "no score" if not math.isfinite(now) else f"{now:.1f}"
+        title = f"grid atypicality  -ln p = {reading}, event above {self.threshold:.1f}"
+        seconds = columns * ticks * self._tick_s
+        return Panel(
+            Text("\n").join(lines),
+            title=Text(title, "bold" if not now > self.threshold else "bold red"),
+            title_align="left",
+            subtitle=f"last {seconds:.0f} s; onset of G grid, D data, C comms, U unknown",
+            subtitle_align="right",
+            border_style="dim",
+            height=height,
+            box=ROUNDED,
+        )
+
+    def _bins(self, columns: int, ticks: int) -> tuple[list[float], list[int]]:
+        """Greatest score and first time of each column; a column keeps its ticks, so that no bar flickers."""
+        newest = self._ticks - 1
+        first = (newest // ticks - columns + 1) * ticks
+        values, begins = [math.nan] * columns, [0] * columns
+        offset = self._ticks - len(self._trace)
+        for i in range(max(first - offset, 0), len(self._trace)):
+            time_ns, value = self._trace[i]
+            column = (offset + i - first) // ticks
+            begins[column] = begins[column] or time_ns
+            value = value if math.isfinite(value) else math.nan
+            values[column] = value if math.isnan(values[column]) else max(values[column], value)
+        return values, begins
+
+    def _trace_row(self, values: Sequence[float], rows: int, row: int) -> Text:
+        """Draw one line of the chart, `row` counted from the top."""
+        below = rows - 1 - row
+        limit = _level(self.threshold) * rows
+        here = int(min(limit, rows - 1e-9)) == below
+        label = f"{self.threshold:4.0f}" if here else f"{_value((below + 1) / rows):4.0f}" if row == 0 else "    "
+        text = Text(f"{label}{'┼' if here else '│'}", "red" if here else "dim")
+        for value in values:
+            if math.isnan(value):
+                text.append("╌" if here else " ", "red dim")
+                continue
+            eighths = round(min(max(_level(value) * rows - below, 0.0), 1.0) * 8)
+            if not eighths and not below:
+                eighths = 1
+            if eighths:
+                text.append(_BARS[eighths], "bold red" if value > self.threshold else "green")
+            else:
+                text.append("╌" if here else " ", "red dim")
+        return text
+
+    def _marks(self, begins: Sequence[int], columns: int) -> Text:
+        """Letters under the chart where events began; the grid's win where two share a column."""
+        known = [(i, time_ns) for i, time_ns in enumerate(begins) if time_ns]
+        marks: dict[int, Cause] = {}
+        if known:
+            times = [time_ns for _, time_ns in known]
+            for event in sorted(self._events.values(), key=lambda e: e.cause is Cause.GRID):
+                place = int(np.searchsorted(times, event.onset_ns, side="right")) - 1
+                if place >= 0:
+                    marks[known[place][0]] = event.cause
+        text = Text()
+        for i in range(columns):
+            cause = marks.get(i)
+            text.append(cause.value[0].upper() if cause else " ", STYLE[cause] if cause else "")
+        return text
+
+    # --- PMUs ------------------------------------------------------------------------------------------------------
+
+    def _sources_panel(self, width: int, height: int) -> Panel:
+        rows = max(height - 2, 1)
+        known = list(self._places)
+        shown = known if len(known) <= rows else known[: rows - 1]
+        label = min(max((len(name) for name in shown), default=0), 12)
+        room = max(width - 4 - label - 1 - 8, 1)
+        lines = []
+        for source in shown:
+            places = self._places[source]
+            heard = int((~self._refused[places] & ~np.isnan(self._scores[places])).sum())
+            text = Text(f"{source[:label]:{label}} ", "bold" if heard else "bold magenta")
+            for s in places[:room].tolist():
+                text.append(*self._cell(s))
+            text.append("…" if len(places) > room else "")
+            text.pad_right(label + 1 + room - text.cell_len)
+            count = f"{heard}/{len(places)}" if heard else "SILENT"
+            text.append(f" {count:>7}", "dim" if heard == len(places) else "yellow" if heard else "bold magenta")
+            lines.append(text)
+        if len(known) > len(shown):
+            lines.append(Text(f"and {len(known) - len(shown)} more sources", "dim"))
+        return Panel(
+            Text("\n").join(lines),
+            title=Text(f"{len(self._names)} PMUs", "bold"),
+            title_align="left",
+            subtitle=f"{_QUIET} usual {_LOUD} loud {_OVER} atypical {_REFUSED} refused",
+            subtitle_align="right",
+            border_style="dim",
+            height=height,
+            box=ROUNDED,
+        )
+
+    def _cell(self, s: int) -> tuple[str, str]:
+        """One PMU as one sign and its style."""
+        if self._refused[s] or math.isnan(self._scores[s]):
+            return _REFUSED, "magenta"
+        if self._scores[s] > self.threshold:
+            return _OVER, "bold red"
+        return (_LOUD, "yellow") if self._scores[s] > self.threshold / 2 else (_QUIET, "green")
+
+    def _worst_panel(self, width: int, height: int) -> Panel:
+        rows = max(height - 2, 1)
+        order = np.argsort(-np.nan_to_num(self._scores, nan=-1.0), kind="stable")[:rows]
+        room = max(width - 4 - 18 - 7, 1)
+        lines = []
+        for s in order.tolist():
+            score, refused = float(self._scores[s]), bool(self._refused[s])
+            name = _fit(self._names[s], 17)
+            text = Text(f"{name:17} ", no_wrap=True)
+            if math.isnan(score):
+                text.append("no score", "dim")
+            else:
+                style = "dim" if refused else "bold red" if score > self.threshold else "green"
+                text.append(f"{score:6.1f} ", style)
+                text.append("━" * min(max(round(_level(score) * room), 1), room), style)
+            lines.append(text)
+        return Panel(
+            Text("\n").join(lines),
+            title=Text("most atypical now, -ln p", "bold"),
+            title_align="left",
+            border_style="dim",
+            height=height,
+            box=ROUNDED,
+        )
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def _feed_panel(self, width: int, height: int) -> Panel:
+        rows, inner = max(height - 2, 1), max(width - 4, 1)
+        newest = sorted(self._events.values(), key=lambda e: (-e.onset_ns, e.id))
+        lines: list[Text] = []
+        for event in newest:
+            if len(lines) >= rows:
+                break
+            lines += [_line(_event_head(event), inner), _line(_event_sentence(event), inner)]
+        if not newest:
+            lines = [Text("nothing out of the ordinary so far", "dim")]
+        grid = sum(e.cause is Cause.GRID for e in newest)
+        return Panel(
+            Text("\n").join(lines[:rows]),
+            title=Text(f"events, newest first: {grid} of the grid, {len(newest) - grid} of data or comms", "bold"),
+            title_align="left",
+            border_style="dim",
+            height=height,
+            box=ROUNDED,
+        )
+
+
+def event_line(event: Event) -> str:
+    """Write an event as one line of a log.
+
+    Parameters
+    ----------
+    event
+        In any stage.
+
+    Returns
+    -------
+    str
+        Onset, cause, kind, how long, how many saw it, and why.
+    """
+    seen = f"{len(event.pmus)} PMU{'s' * (len(event.pmus) != 1)}"
+    onset = rfc3339(event.onset_ns)[11:-1]
+    return (
+        f"{onset}  {event.cause.upper():7}  {_words(event.kind):21}  {_lasted(event):>9}  {seen:>7}  {event.sentence}"
+    )
+
+
+def _event_head(event: Event) -> Text:
+    style, quiet = STYLE[event.cause], "" if event.cause is Cause.GRID else "dim"
+    seen = f"{len(event.pmus)} PMUs, first {event.first_pmu}" if len(event.pmus) > 1 else event.first_pmu
+    return Text.assemble(
+        (f"{EDGE[event.cause]} {event.cause.upper():7} ", style),
+        (f"{_words(event.kind):20.20} ", style if event.cause is Cause.GRID else ""),
+        (f"{rfc3339(event.onset_ns)[11:-1]} ", ""),
+        (f"{_lasted(event):>9}  ", "bold" if event.end_ns is None else quiet),
+        (seen, quiet),
+    )
+
+
+def _event_sentence(event: Event) -> Text:
+    quiet = "" if event.cause is Cause.GRID else "dim"
+    return Text.assemble((f"{EDGE[event.cause]} ", STYLE[event.cause]), (event.sentence, quiet))
+
+
+def _lasted(event: Event) -> str:
+    return "lasting" if event.end_ns is None else f"{(event.end_ns - event.onset_ns) / 1e9:.1f} s"
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ")
+
+
+def _learning(output: Output) -> str:
+    """Say which scorers still want reference, and how much."""
+    wants = {
+        track.name: float(layer.missing_s[-1].max())
+        for track, layer in zip(output.scored.ticks.tracks, output.scored.layers, strict=True)
+        if layer.missing_s.size
+    }
+    missing = [f"{name} {seconds:.0f} s" for name, seconds in wants.items() if seconds > 0]
+    return f"learning: {', '.join(missing)} more" if missing else ""
+
+
+def _level(value: float) -> float:
+    """Where a score stands on a scale from 0 to 1."""
+    return min(math.log1p(max(value, 0.0)) / math.log1p(TOP), 1.0)
+
+
+def _value(level: float) -> float:
+    """Which score stands there."""
+    return math.expm1(level * math.log1p(TOP))
+
+
+def _fit(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _line(text: Text, width: int) -> Text:
+    """One line, never more: what is too long ends in an ellipsis."""
+    text.no_wrap = True
+    text.truncate(width, overflow="ellipsis")
+    return text
+
+
+def _spread(left: Text, right: Text, width: int) -> Text:
+    """One line with something at either end; the right end gives way."""
+    gap = width - left.cell_len - right.cell_len - 1
+    if gap < 1:
+        return _line(left, width)
+    return Text.assemble(left, " " * gap, right, " ", no_wrap=True)
