@@ -5,7 +5,8 @@ raised once and closed once. Nothing here knows how a score was made. The rules,
 
 1. The grid's score over its threshold opens the *grid* event; while open, it takes up every PMU that exceeds.
 2. A PMU that exceeds alone waits `confirm_s` for the grid to agree; then it is an event, *data* or *unknown*.
-3. An event ends when nothing has exceeded for `merge_s`; what exceeds before that belongs to it.
+3. An event ends when nothing has exceeded for `merge_s`; what exceeds before that belongs to it, save a jolt that
+   stands far above what the disturbance had decayed to: that is the next event.
 4. A score over a long window still holds a disturbance after it has ended, and what a disturbance leaves behind (a
    machine that is gone, another flow) stays atypical: such a score speaks again only once it has been ordinary.
 """
@@ -30,6 +31,10 @@ NEVER = int(np.iinfo(np.int64).min // 4)
 """A time before every other, far enough from the edge that differences do not overflow."""
 RECENT_S = 10.0
 """How far back a common oscillation is looked for."""
+JOLT = 2.0
+"""A new onset inside an open event exceeds what that had decayed to by this factor, and by a whole threshold."""
+DECAYED_S = 5.0
+"""How far back an open event's level is looked for, the newest window left out."""
 SETTLE = 0.2
 """Weight of a tick in the level before a disturbance: about a second at five ticks a second."""
 
@@ -153,6 +158,8 @@ class State:
         `(S, C)`: level of each signal while nothing is open.
     recent
         `(W, S, C)`: the signals of the last `RECENT_S`.
+    past
+        What the fastest scorer said of the grid at the ticks of the last `DECAYED_S`.
     pending, local
         Events of PMUs alone by place on the stream axis: not yet confirmed to be alone, and raised.
     grid
@@ -168,6 +175,7 @@ class State:
     refused_ns: NDArray[np.int64]
     before: NDArray[np.float32]
     recent: NDArray[np.float32]
+    past: NDArray[np.float64]
     pending: dict[int, Event]
     local: dict[int, Event]
     grid: Disturbance | None
@@ -189,6 +197,7 @@ class State:
             self.refused_ns.copy(),
             self.before,
             self.recent,
+            self.past,
             dict(self.pending),
             dict(self.local),
             self.grid,
@@ -244,6 +253,7 @@ class Detector:
         self.rate_hz = rate_hz
         self.tick_ns = round(hop / rate_hz * 1e9)
         self.recent = max(round(RECENT_S * rate_hz / hop), 2) * hop
+        self.jolt_ticks = math.ceil(windows_s[0] * 1e9 / self.tick_ns)
         self.windows_ns = tuple(round(w * 1e9) for w in windows_s)
         self.thresholds = tuple(threshold(settings, w, len(windows_s)) for w in windows_s)
         self.alone = math.log(len(table.pmus)) + settings.alone
@@ -268,6 +278,7 @@ class Detector:
             refused_ns=np.full(count, NEVER),
             before=np.full((count, self.table.width), np.nan, np.float32),
             recent=np.full((self.recent, count, self.table.width), np.nan, np.float32),
+            past=np.full(self.jolt_ticks + math.ceil(DECAYED_S * 1e9 / self.tick_ns), -np.inf),
             pending={},
             local={},
             grid=None,
@@ -363,22 +374,32 @@ class Detector:
 
     def _grid(self, state: State, tick: _Tick) -> list[Event]:
         """Open, carry on or close the grid's event."""
+        out: list[Event] = []
+        if state.grid is not None and self._jolt(state, state.grid.event, tick):
+            out.append(replace(state.grid.event, end_ns=tick.now - self.tick_ns))
+            state.grid = None
+        state.past = np.append(state.past[1:], tick.grid[0])
         raised = state.grid is None and tick.grid_excess > 0
         if raised:
             state.grid = self._begin(state, tick)
         if state.grid is None:
-            return []
+            return out
         held = tick.grid_excess > -self.settings.hysteresis
         if held and tick.grid_by == 0:
             state.grid_ns = tick.now
         state.grid = grid = self._grow(state, state.grid, tick, held=held)
         state.pending.clear()
         if raised:
-            return [grid.event]
-        if tick.now - grid.active_ns < self.merge_ns:
-            return []
-        state.grid = None
-        return [replace(grid.event, end_ns=max(grid.active_ns - grid.slow_ns, grid.event.raised_ns))]
+            out.append(grid.event)
+        elif tick.now - grid.active_ns >= self.merge_ns:
+            state.grid = None
+            out.append(replace(grid.event, end_ns=max(grid.active_ns - grid.slow_ns, grid.event.raised_ns)))
+        return out
+
+    def _jolt(self, state: State, event: Event, tick: _Tick) -> bool:
+        """Say whether the grid's fastest score leaps out of what the open event has decayed to."""
+        decayed = max(float(state.past[: len(state.past) - self.jolt_ticks].max()), 0.0)
+        return tick.now - event.raised_ns >= self.merge_ns and tick.grid[0] > JOLT * decayed + self.thresholds[0]
 
     def _begin(self, state: State, tick: _Tick) -> Disturbance:
         """Open the grid's event: PMUs that were waiting for confirmation saw it first."""

@@ -98,6 +98,23 @@ def test_what_follows_within_the_merge_time_belongs_to_it() -> None:
     assert event.end_ns == pytest.approx(27e9)
 
 
+def test_a_jolt_far_above_what_has_decayed_is_the_next_event() -> None:
+    ticks = made(120)
+    ticks.tracks[0].score[at(ticks, 20, 21)] = 200.0
+    ticks.tracks[0].score[at(ticks, 21, 60)] = 16.0
+    ticks.tracks[0].score[at(ticks, 40, 41)] = 90.0
+    first, second = newest(run(ticks))
+    assert first.end_ns == second.onset_ns == 40 * 10**9
+    assert second.minus_ln_p > 80
+
+
+def test_a_swing_within_an_open_event_is_no_new_event() -> None:
+    ticks = made(120)
+    ticks.tracks[0].score[at(ticks, 20, 60)] = 30.0
+    ticks.tracks[0].score[at(ticks, 40, 41)] = 60.0
+    assert len(newest(run(ticks))) == 1
+
+
 def test_two_disturbances_apart_are_two_events() -> None:
     ticks = made(80)
     for begin in (20, 50):
