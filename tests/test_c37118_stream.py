@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from streams.block import FrameBatch
 from streams.c37118.configuration import ConfigurationFrame, PhasorDefinition, PmuConfiguration, encode_configuration
 from streams.c37118.frame import CommandFrame, FrameType, HeaderFrame, Stamp, encode_command, encode_header
+from streams.c37118.samples import compile_layout, encode
 from streams.c37118.stream import Item, Protocol, Refusal, RefusedFrame, StreamParser
 from streams.captures import read_capture
 from tests.reference.c37118 import crc, decode_frame, random_configuration, random_frame, seal, values_array
@@ -404,3 +405,16 @@ def test_any_bytes_between_good_frames_raise_nothing(data: st.DataObject) -> Non
     items, parser = run([*pieces, configuration, frames, configuration])
     assert parser.counts.frames_decoded >= 11
     assert items
+
+
+def test_shelby_goes_on_as_c37118() -> None:
+    """What a 1344 PMU sent can be sent again in C37.118's frames, to the bit and the sample count."""
+    (configuration, batch) = StreamParser("shelby", np.float64).feed(shelby())
+    assert isinstance(configuration, ConfigurationFrame)
+    assert isinstance(batch, FrameBatch)
+    forwarded = replace(configuration, version=2)
+    layout = compile_layout(forwarded, "shelby")
+    sent = b"".join(encode_configuration(forwarded)) + encode(layout, batch)
+    (again, received) = StreamParser("shelby", np.float64).feed(sent)
+    assert again == forwarded
+    assert flat([received]) == flat([batch])

@@ -390,12 +390,11 @@ class StreamParser:
         size = layout.size
         count = 1
         room = min((len(walk.data) - at) // size, walk.ahead)
-        head = 4 if self.protocol is Protocol.IEEE1344 else 6
-        if room > 1 and (
-            self.protocol is Protocol.IEEE1344 or walk.data[at + size : at + size + head] == walk.data[at : at + head]
-        ):
+        head = _HEAD.size
+        nameless = self.protocol is Protocol.IEEE1344
+        if room > 1 and (nameless or walk.data[at + size : at + size + head] == walk.data[at : at + head]):
             rows = np.frombuffer(walk.data, np.uint8, room * size, at).reshape(room, size)
-            if self.protocol is Protocol.IEEE1344:
+            if nameless:
                 alike = (rows[:, 4] >> 5 == 0) & ((rows[:, 6] & 7) == size >> 8) & (rows[:, 7] == size & 255)
             else:
                 alike = (rows[:, :head] == rows[0, :head]).all(1)
