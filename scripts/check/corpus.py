@@ -34,6 +34,9 @@ try:
     from gridsense.judging import EARLY_S, Finding, Label, Verdict, judge, read_labels, rows
     from gridsense.pipeline import Learned, Output, Pipeline, Settings
     from gridsense.sources import open_source, read_rounds
+    from scripts.simulate_grid import SEGMENT_S
+    from scripts.simulation import datafaults, scenarios
+    from scripts.simulation.grid import PLACES
     from streams.errors import StreamsError
 except ImportError:
     own = ROOT / ".venv" / "bin" / "python"
@@ -49,33 +52,8 @@ REFERENCE_MINUTES = 5.0
 
 SLOW = "forced_oscillation"
 """The one kind of the grid that grows slowly; every other is a jolt."""
-GRID_KINDS = (
-    "fault_4",
-    "fault_6",
-    "fault_trip",
-    "line_trip",
-    "generator_trip",
-    "load_step",
-    "load_rejection",
-    SLOW,
-)
-DATA_KINDS = (
-    "clock_drift",
-    "stuck",
-    "ratio_drift",
-    "ratio_step",
-    "sync_lost",
-    "data_invalid",
-    "frequency_spikes",
-    "dropouts",
-    "pmu_silent",
-    "source_silent",
-    "phases_swapped",
-    "phase_reversed",
-    "scaling",
-    "noisy",
-    "angle_wrap",
-)
+KINDS = (*scenarios.SCENARIOS, *datafaults.KINDS)
+"""One short stream each."""
 DELAY_P90_S = 2.0
 SLOW_WITHIN_S = 15.0
 EVENTS_PER_DISTURBANCE = 1.2
@@ -544,7 +522,7 @@ class Shelf:
     def ambient(self, case: str, seed: int, minutes: float, *, blemished: bool) -> list[Path]:
         """Find or make a long stream in which nothing happens, in its pieces."""
         home = self._home(case, seed)
-        names = [f"{case}-s{seed}-ambient-{k:03d}" for k in range(math.ceil(minutes / 5))]
+        names = [f"{case}-s{seed}-ambient-{k:03d}" for k in range(math.ceil(60 * minutes / SEGMENT_S))]
         options = ["--minutes", f"{minutes:g}", "--blemishes" if blemished else "--no-blemishes"]
         if not all((home / f"{n}.json").exists() for n in names):
             self._simulate("ambient", home, case, seed, options)
@@ -553,11 +531,10 @@ class Shelf:
     def scenarios(self, case: str, seed: int) -> list[Path]:
         """Find or make one short stream a scenario."""
         home = self._home(case, seed)
-        kinds = (*GRID_KINDS, *DATA_KINDS)
-        missing = [k for k in kinds if not (home / f"{case}-s{seed}-{k}.json").exists()]
+        missing = [k for k in KINDS if not (home / f"{case}-s{seed}-{k}.json").exists()]
         if missing:
             self._simulate("corpus", home, case, seed, ["--only", ",".join(missing)])
-        return [self._made(home / f"{case}-s{seed}-{k}.parquet") for k in kinds]
+        return [self._made(home / f"{case}-s{seed}-{k}.parquet") for k in KINDS]
 
     def _home(self, case: str, seed: int) -> Path:
         """Open the folder of a grid and seed; say so where another simulator filled it."""
@@ -634,7 +611,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="corpus.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--case", nargs="+", default=["npcc"], help="grids to simulate (default: npcc)")
+    parser.add_argument(
+        "--case", nargs="+", choices=sorted(PLACES), default=["npcc"], help="grids to simulate (default: npcc)"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds of each (default: 1 2 3)")
     parser.add_argument(
         "--minutes", type=float, default=30.0, help="ambient of each grid, of the first seed (default: %(default)g)"
