@@ -66,7 +66,7 @@ class Status(IntEnum):
     """What a score is worth."""
 
     LEARNING = 0
-    """The stream has too little reference; `missing_s` says how much."""
+    """The stream has too little reference, whatever its coverage; `missing_s` says how much."""
     SCORED = 1
     """The score stands."""
     REFUSED = 2
@@ -701,7 +701,7 @@ def _score_layer(
                 gathered = gathered.copy() if gathered is layer.gathered else gathered
                 gathered[s, before[t, s]] = vectors[part][t, s]
                 taken = taken + turn_to_learn.sum(0)
-            still = (needed - before - turn_to_learn) * (every / settings.rate_hz)
+            still = (needed - before) * (every / settings.rate_hz)
             missing[part] = np.where(learned, 0, still)
         if learned.any():
             z, there = standardise(reference, logged, vectors[part])
@@ -717,7 +717,6 @@ def _score_layer(
             pattern[part] = np.where(ok, nearest, -1)
         reference, taken = _learned(settings, index, logged, LayerState(gathered, taken, reference), grains[upto - 1])
         k = upto
-    status[~covered & (status != Status.LEARNING)] = Status.REFUSED
     if reference.learned.all():
         gathered = gathered[:, :0]
     scores = Scores(times_of(settings, slots), surprise, global_score, far, coverage, status, missing, pattern, vectors)

@@ -53,6 +53,12 @@ def join_streams(trees: Sequence[T]) -> T:
     """
 
     def joined(parts: list[NDArray[Any]], key: str) -> NDArray[Any]:
+        # A learning buffer is dropped once all its streams have learned; beside streams that learn it is needed again.
+        room = max(part.shape[1] for part in parts) if parts[0].ndim == 3 else 0
+        parts = [
+            np.full((len(part), room, *part.shape[2:]), np.nan, part.dtype) if room and not part.shape[1] else part
+            for part in parts
+        ]
         if any(part.shape[1:] != parts[0].shape[1:] for part in parts):
             raise ReferenceMismatchError(
                 f"{key} has shapes {[part.shape for part in parts]}: join only what was made under the same settings"

@@ -144,7 +144,7 @@ def fit_tail(distances: NDArray[np.float64], independent: float) -> Tail:
     estimate = 2 - first / max(first - 2 * second, 1e-9)
     count = independent * TAIL_SHARE
     prior = PRIOR_SHAPE + PRIOR_DOUBT / independent
-    tail_shape = (count * np.clip(estimate, -0.5, 0.9) + PRIOR_WEIGHT * prior) / (count + PRIOR_WEIGHT)
+    tail_shape = (count * np.clip(estimate, 0, 0.9) + PRIOR_WEIGHT * prior) / (count + PRIOR_WEIGHT)
     tail_shape = min(max(tail_shape, LEAST_SHAPE), 0.5)
     numbers = (shape, scale, joint, -np.log(TAIL_SHARE) / joint, tail_shape, first * (1 - tail_shape))
     return Tail(*(np.asarray(number, np.float64) for number in numbers))
