@@ -19,6 +19,8 @@ FAULT_PU = 0.9
 """Voltage below this share of its level before is a fault's dip (domain: below 0.9 pu for 1-5 frames)."""
 FREQUENCY_STEP_HZ = 0.012
 """A lasting change of the grid's frequency beyond this is lost generation or load."""
+LONG_S = 15.0
+"""A switching has settled by then; what goes on is an oscillation, of whatever frequency."""
 DOMINANT = 0.8
 """Share of the positive contributions above which one family of signals explains a score alone."""
 
@@ -92,8 +94,15 @@ def name_grid(
     if swing_hz is not None:
         return "oscillation", f"{swing_hz:.2f} Hz oscillation for {lasted_s:.0f} s, strongest at {pmus[0]}; {seen}"
     if abs(step_hz) > FREQUENCY_STEP_HZ:
-        kind, words = ("generation_loss", "fell") if step_hz < 0 else ("load_loss", "rose")
-        return kind, f"the grid's frequency {words} by {abs(step_hz) * 1e3:.0f} mHz; strongest at {pmus[0]}, {seen}"
+        kind, words, why = (
+            ("frequency_fall", "fell", "generation lost or load gained")
+            if step_hz < 0
+            else ("frequency_rise", "rose", "load lost or generation gained")
+        )
+        words = f"the grid's frequency {words} by {abs(step_hz) * 1e3:.0f} mHz, {why}"
+        return kind, f"{words}; strongest at {pmus[0]}, {seen}"
+    if lasted_s > LONG_S:
+        return "oscillation", f"restless for {lasted_s:.0f} s, strongest at {pmus[0]}; {seen}"
     return "switching", f"a step of voltages and flows, no generation or load lost; strongest at {pmus[0]}, {seen}"
 
 
