@@ -109,7 +109,9 @@ class Figures:
     false_grid_ambient, ambient_minutes
         Grid events where nothing happened, and how long that was watched.
     false_grid_elsewhere
-        Grid events beside the labels of the other streams, and beside their data faults.
+        Grid events beside the grid's labels in the other streams.
+    other_events
+        Events of other causes that answer no label: most tell of blemishes, which are nobody's event. Not promised.
     hours
         Time watched in all.
     """
@@ -126,6 +128,7 @@ class Figures:
     false_grid_ambient: int
     ambient_minutes: float
     false_grid_elsewhere: int
+    other_events: int
     hours: float
 
 
@@ -174,6 +177,7 @@ def measure(watched: Sequence[Watched]) -> Figures:
         false_grid_ambient=sum(len(w.verdict.false_grid) for w in ambient),
         ambient_minutes=sum(w.verdict.hours for w in ambient) * 60,
         false_grid_elsewhere=sum(len(w.verdict.false_grid) for w in watched if w.labelled),
+        other_events=sum(len(w.verdict.others) for w in watched),
         hours=sum(w.verdict.hours for w in watched),
     )
 
@@ -498,6 +502,7 @@ def as_json(f: Figures, found: Iterable[Promise]) -> str:
             "false_grid_elsewhere": f.false_grid_elsewhere,
             "false_grid_ambient": f.false_grid_ambient,
             "ambient_minutes": round(f.ambient_minutes, 2),
+            "other_events": f.other_events,
             "hours": round(f.hours, 4),
             "broken": [p.words for p in found if p.kept is False],
         }
