@@ -35,6 +35,9 @@ TRACE_S = 60.0
 """How far back the score is drawn."""
 TOP = 200.0
 """-ln p at the top of a scale; scales are logarithmic, so that ordinary noise and a fault are both seen."""
+SENTENCE_LINES = 3
+"""Lines of an explanation at most."""
+BORDER = "bright_black"
 _BARS = " ▁▂▃▄▅▆▇█"
 _REFUSED = "x"
 _QUIET, _LOUD, _OVER = "·", "▪", "█"
@@ -55,7 +58,7 @@ class Screen:
         self.title = title
         self.threshold = threshold
         self.note = ""
-        self.learning = ""
+        self._missing_s: dict[str, float] = {}
         self._time_ns = 0
         self._ticks = 0
         self._tick_s = 0.2
@@ -85,7 +88,9 @@ class Screen:
             self._time_ns, self._scores, self._refused = time_ns, score, refused
             self._ticks += 1
             self._trace.append((time_ns, corroborated(np.where(refused, np.nan, score), k)))
-        self.learning = _learning(output)
+        for track, layer in zip(ticks.tracks, output.scored.layers, strict=True):
+            if layer.missing_s.size:
+                self._missing_s[track.name] = float(layer.missing_s[-1].max())
 
     def show_event(self, event: Event) -> None:
         """Take up an event, new or in a later stage.
@@ -124,7 +129,7 @@ class Screen:
         half = width // 2
         sides.add_row(self._sources_panel(width - half, middle), self._worst_panel(half, middle))
         yield sides
-        yield self._feed_panel(width, max(rows - trace - middle, 3))
+        yield self._feed_panel(console, width, max(rows - trace - middle, 3))
 
     # --- head ------------------------------------------------------------------------------------------------------
 
@@ -133,7 +138,7 @@ class Screen:
         state = self._state()
         left = Text.assemble((" GridSense ", "bold reverse"), f" {self.title}  ", state)
         yield _spread(left, Text(clock, "bold"), width)
-        yield _line(Text(f" {self.note}" + (f" · {self.learning}" if self.learning else ""), "dim"), width)
+        yield _line(Text("  ".join(filter(None, (f" {self.note}", self._learning()))), "dim"), width)
 
     def _state(self) -> Text:
         lasting = [e for e in self._events.values() if e.end_ns is None]
@@ -144,11 +149,16 @@ class Screen:
             kinds = ", ".join(sorted({_words(e.kind) for e in lasting}))
             comms = any(e.cause is Cause.COMMS for e in lasting)
             return Text(
-                f" {'COMMS' if comms else 'DATA'}: {kinds} ", "black on magenta" if comms else "black on yellow"
+                f" {'COMMS' if comms else 'DATA'}: {kinds} ", "bold white on magenta" if comms else "black on yellow"
             )
         if not self._time_ns:
             return Text(" STARTING ", "black on cyan")
         return Text(" NORMAL ", "black on green")
+
+    def _learning(self) -> str:
+        """Say which scorers still want reference, and how much."""
+        missing = [f"{name} score, {_span(seconds)} more" for name, seconds in self._missing_s.items() if seconds > 0]
+        return f"learning: {'; '.join(missing)}" if missing else ""
 
     # --- score -----------------------------------------------------------------------------------------------------
 
@@ -168,7 +178,7 @@ class Screen:
             title_align="left",
             subtitle=f"last {seconds:.0f} s; onset of G grid, D data, C comms, U unknown",
             subtitle_align="right",
-            border_style="dim",
+            border_style=BORDER,
             height=height,
             box=ROUNDED,
         )
@@ -193,7 +203,7 @@ class Screen:
         limit = _level(self.threshold) * rows
         here = int(min(limit, rows - 1e-9)) == below
         label = f"{self.threshold:4.0f}" if here else f"{_value((below + 1) / rows):4.0f}" if row == 0 else "    "
-        text = Text(f"{label}{'┼' if here else '│'}", "red" if here else "dim")
+        text = Text.assemble((f"{label}{'┼' if here else '│'}", "red" if here else "dim"))
         for value in values:
             if math.isnan(value):
                 text.append("╌" if here else " ", "red dim")
@@ -251,7 +261,7 @@ class Screen:
             title_align="left",
             subtitle=f"{_QUIET} usual {_LOUD} loud {_OVER} atypical {_REFUSED} refused",
             subtitle_align="right",
-            border_style="dim",
+            border_style=BORDER,
             height=height,
             box=ROUNDED,
         )
@@ -284,21 +294,21 @@ class Screen:
             Text("\n").join(lines),
             title=Text("most atypical now, -ln p", "bold"),
             title_align="left",
-            border_style="dim",
+            border_style=BORDER,
             height=height,
             box=ROUNDED,
         )
 
     # --- events ----------------------------------------------------------------------------------------------------
 
-    def _feed_panel(self, width: int, height: int) -> Panel:
+    def _feed_panel(self, console: Console, width: int, height: int) -> Panel:
         rows, inner = max(height - 2, 1), max(width - 4, 1)
         newest = sorted(self._events.values(), key=lambda e: (-e.onset_ns, e.id))
         lines: list[Text] = []
         for event in newest:
             if len(lines) >= rows:
                 break
-            lines += [_line(_event_head(event), inner), _line(_event_sentence(event), inner)]
+            lines += [_line(_event_head(event), inner), *_event_sentence(console, event, inner)]
         if not newest:
             lines = [Text("nothing out of the ordinary so far", "dim")]
         grid = sum(e.cause is Cause.GRID for e in newest)
@@ -306,7 +316,7 @@ class Screen:
             Text("\n").join(lines[:rows]),
             title=Text(f"events, newest first: {grid} of the grid, {len(newest) - grid} of data or comms", "bold"),
             title_align="left",
-            border_style="dim",
+            border_style=BORDER,
             height=height,
             box=ROUNDED,
         )
@@ -344,9 +354,13 @@ def _event_head(event: Event) -> Text:
     )
 
 
-def _event_sentence(event: Event) -> Text:
-    quiet = "" if event.cause is Cause.GRID else "dim"
-    return Text.assemble((f"{EDGE[event.cause]} ", STYLE[event.cause]), (event.sentence, quiet))
+def _event_sentence(console: Console, event: Event, width: int) -> list[Text]:
+    """Write the explanation: all of it for the grid's events, a line for the others."""
+    edge, grid = (f"{EDGE[event.cause]} ", STYLE[event.cause]), event.cause is Cause.GRID
+    if not grid:
+        return [_line(Text.assemble(edge, (event.sentence, "dim")), width)]
+    wrapped = Text(event.sentence).wrap(console, max(width - 2, 1))
+    return [Text.assemble(edge, line) for line in wrapped[:SENTENCE_LINES]]
 
 
 def _lasted(event: Event) -> str:
@@ -357,15 +371,8 @@ def _words(kind: str) -> str:
     return kind.replace("_", " ")
 
 
-def _learning(output: Output) -> str:
-    """Say which scorers still want reference, and how much."""
-    wants = {
-        track.name: float(layer.missing_s[-1].max())
-        for track, layer in zip(output.scored.ticks.tracks, output.scored.layers, strict=True)
-        if layer.missing_s.size
-    }
-    missing = [f"{name} {seconds:.0f} s" for name, seconds in wants.items() if seconds > 0]
-    return f"learning: {', '.join(missing)} more" if missing else ""
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _level(value: float) -> float:

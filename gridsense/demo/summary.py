@@ -73,8 +73,7 @@ class Outcome:
             yield Text("nothing had happened yet")
             return
         yield self._table()
-        for line in self._lines():
-            yield line
+        yield from self._lines()
 
     def _table(self) -> Table:
         table = Table(
