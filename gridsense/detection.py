@@ -232,8 +232,10 @@ class Detector:
         The derived signals.
     source
         Name of what is watched, for the events.
-    rate_hz, hop
-        Frames a second, and frames a tick.
+    rate_hz
+        Frames a second.
+    hop
+        Frames a tick.
     windows_s
         Of each scorer, fastest first.
     """
@@ -581,8 +583,10 @@ def channel_words(name: str, quantity: Quantity) -> str:
 
     Parameters
     ----------
-    name, quantity
+    name
         Of the channel.
+    quantity
+        What it measures.
 
     Returns
     -------

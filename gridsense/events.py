@@ -96,8 +96,14 @@ def event_id(source: str, onset_ns: int, first_pmu: str, cause: Cause) -> str:
 
     Parameters
     ----------
-    source, onset_ns, first_pmu, cause
-        As in `Event`.
+    source
+        As in `Event`, as are the others.
+    onset_ns
+        Nanoseconds since the epoch.
+    first_pmu
+        Where it was seen first.
+    cause
+        The verdict when it was raised.
 
     Returns
     -------

@@ -36,8 +36,10 @@ def draw(event: Event, signals: Block, tick_ns: NDArray[np.int64], grid: NDArray
         What to draw.
     signals
         Derived signals that cover the event.
-    tick_ns, grid
-        `(K,)` each: times and the grid's -ln p at them, NaN where there is none.
+    tick_ns
+        `(K,)` times of the ticks.
+    grid
+        `(K,)` the grid's -ln p at them, NaN where there is none.
     path
         PNG to write.
 

@@ -127,8 +127,10 @@ class Scorers:
 
         Parameters
         ----------
-        old, state
+        old
             What scored until now.
+        state
+            Its state.
 
         Returns
         -------

@@ -29,7 +29,6 @@ from baselines.atypicality import (
 )
 from baselines.compression import Reference, blank_reference, distance, explain, learn, standardise
 from baselines.errors import BaselinesError, ReferenceMismatchError, ShapeError, TimeOrderError
-from baselines.groups import GroupSettings, initial_groups, step_groups
 from baselines.patterns import cluster
 from baselines.sentences import WORDS, degree, describe_pattern, sentence, strongest
 from baselines.signatures import FAST_DESCRIPTORS, SUMMARY_DESCRIPTORS
@@ -298,43 +297,6 @@ def test_a_layer_says_how_much_it_needs() -> None:
     assert told.descriptors(FAST) == FAST_DESCRIPTORS
     assert told.descriptors(MINUTE) == SUMMARY_DESCRIPTORS
     assert set(WORDS) == {*FAST_DESCRIPTORS, *SUMMARY_DESCRIPTORS}
-
-
-def test_groups_are_calibrated_and_see_what_many_see_a_little() -> None:
-    rng = np.random.default_rng(3)
-    told = GroupSettings(needed=300, overlap=1)
-    scores = rng.exponential(size=(6000, 60))
-    group = np.repeat([0, 1], 30).astype(np.intp)
-    scores[5000:5010, :30] += 2
-    scores[5500:5600, 30:50] = np.nan
-    state, found = step_groups(told, initial_groups(told, 2), scores, group)
-    assert (found.status[:300] == Status.LEARNING).all()
-    assert (found.minus_ln_p[5000:5010, 0] > 10).all()
-    assert (found.status[5500:5600, 1] == Status.REFUSED).all()
-    assert np.isnan(found.minus_ln_p[5500:5600, 1]).all()
-    calm = found.minus_ln_p[300:5000]
-    for p in (0.1, 1e-2, 1e-3):
-        assert (calm > -np.log(p)).mean() < 3 * p
-    # Neither the order of the streams nor the cut of the block changes a bit.
-    shuffled = rng.permutation(60)
-    again = initial_groups(told, 2)
-    parts = []
-    for lo, hi in ((0, 123), (123, 450), (450, 6000)):
-        again, part = step_groups(told, again, scores[lo:hi, shuffled], group[shuffled])
-        parts.append(part.minus_ln_p)
-    np.testing.assert_array_equal(np.concatenate(parts), found.minus_ln_p)
-    assert state.learned.all()
-    with pytest.raises(ShapeError, match="one from -1 to 1"):
-        step_groups(told, state, scores, group + 1)
-
-
-def test_one_device_gone_mad_is_not_a_disturbed_grid() -> None:
-    rng = np.random.default_rng(4)
-    told = GroupSettings(overlap=1)
-    scores = rng.exponential(size=(600, 100))
-    scores[500:, 7] = 500
-    _, found = step_groups(told, initial_groups(told, 1), scores, np.zeros(100, np.intp))
-    assert np.nanmedian(found.minus_ln_p[500:]) < 5
 
 
 def test_typical_patterns_are_found_and_described(calm: tuple[State, tuple[Scores, ...]]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gridsense.detection import Detector, Settings, Ticks, Track, threshold
+from gridsense.detection import Detector, Settings, Ticks, Track, corroborated, corroborators, threshold
 from gridsense.events import Cause, Contribution, Event
 from streams.channels import Channel, ChannelTable, Phase, Pmu, Quantity
 
@@ -224,3 +224,25 @@ def test_the_threshold_is_a_budget_of_false_alarms() -> None:
     assert threshold(Settings(false_alarms_per_day=1.0), 1.0, 1) == pytest.approx(np.log(86_400))
     tight, loose = Settings(false_alarms_per_day=0.1), Settings(false_alarms_per_day=10.0)
     assert threshold(tight, 1.0, 1) - threshold(loose, 1.0, 1) == pytest.approx(np.log(100))
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("pmus", [6, 50])
+def test_the_grids_score_is_conservative_however_its_pmus_depend_on_each_other(pmus: int, shared: float) -> None:
+    rng = np.random.default_rng(1)
+    draws = 20_000
+    own, common = rng.random((draws, pmus)), rng.random((draws, 1))
+    score = -np.log(np.where(rng.random((draws, pmus)) < shared, common, own))
+    words = np.array([corroborated(row, corroborators(pmus)) for row in score])
+    for p in (0.1, 1e-2, 1e-3):
+        assert (words > -np.log(p)).mean() <= 1.3 * p
+
+
+def test_bad_measurements_short_of_the_corroborators_do_not_raise_the_grid() -> None:
+    score = np.full(50, 0.5)
+    score[:3] = 500.0
+    score[10:20] = np.nan
+    assert corroborated(score, corroborators(50)) == 0.0
+    score[3] = 500.0
+    assert corroborated(score, corroborators(50)) > 490
+    assert corroborated(np.full(50, np.nan), 4) == -np.inf
