@@ -266,7 +266,7 @@ def simulate(case: str, request: dict[str, Any]) -> dict[str, Any]:
     system.TDS.run(no_summary=True)
     reached = float(system.dae.t) - WARM_S
     if reached < end_s:
-        raise RuntimeError(f"the simulation broke off at {reached:.2f} s")
+        return {"ok": False, "error": f"the simulation broke off at {reached:.2f} s", "reached_s": reached}
     recorder.save(request["out"])
     return {"cpu_s": round(time.process_time() - began, 2)}
 
@@ -287,7 +287,7 @@ def main() -> None:
         except (RuntimeError, ValueError, ArithmeticError, KeyError) as error:
             say({"ok": False, "error": f"{type(error).__name__}: {error}"})
         else:
-            say({"ok": True, **done})
+            say({"ok": True} | done)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,20 @@ def ensure_environment() -> Path:
     return python
 
 
+class BrokenOffError(SimulationError):
+    """The integrator gave up in the middle: the grid collapsed.
+
+    Attributes
+    ----------
+    reached_s
+        How far it came, seconds of the stream.
+    """
+
+    def __init__(self, message: str, reached_s: float) -> None:
+        super().__init__(message)
+        self.reached_s = reached_s
+
+
 class Worker:
     """One ANDES process for one case; a context manager.
 
@@ -104,6 +118,8 @@ class Worker:
                 self.progress(answer["progress"])
             elif answer["ok"]:
                 return answer
+            elif "reached_s" in answer:
+                raise BrokenOffError(answer["error"], answer["reached_s"])
             else:
                 raise SimulationError(answer["error"])
         raise SimulationError("the ANDES process ended without an answer; its own words stand above")
@@ -142,8 +158,8 @@ class Worker:
 
         Raises
         ------
-        SimulationError
-            If it breaks off.
+        BrokenOffError
+            If the grid collapses.
         """
         with tempfile.TemporaryDirectory() as folder:
             out = str(Path(folder) / "run.npz")
