@@ -61,17 +61,17 @@ def degree(z: float) -> str:
     return side if size > PLAIN else f"marginally {side}"
 
 
-def sentence(quantity: str, place: str, descriptor: str, z: float) -> str:
-    """Put one column into words.
+def sentence(what: str, place: str, aspect: str, z: float) -> str:
+    """Say how one aspect of a signal differs from typical.
 
     Parameters
     ----------
-    quantity
-        What is measured; underscores are read as spaces.
+    what
+        What is measured.
     place
         Where.
-    descriptor
-        The column: one of `WORDS`.
+    aspect
+        Of what of it: one of the values of `WORDS`.
     z
         Standard deviations from typical.
 
@@ -80,7 +80,7 @@ def sentence(quantity: str, place: str, descriptor: str, z: float) -> str:
     str
         For example "voltage magnitude at Bus 2: variability very high, 9.1 sd".
     """
-    return f"{quantity.replace('_', ' ')} at {place}: {WORDS[descriptor]} {degree(z)}, {abs(z):.1f} sd"
+    return f"{what} at {place}: {aspect} {degree(z)}, {abs(z):.1f} sd"
 
 
 def strongest(contributions: Contributions, count: int) -> NDArray[np.intp]:

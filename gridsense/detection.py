@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.sentences import degree
+from baselines.sentences import sentence
 from gridsense.events import Cause, Contribution, Event, event_id
 from gridsense.naming import FAMILY, Course, name_grid, name_local
 from gridsense.swing import common_hz, own_hz
@@ -463,8 +463,8 @@ class Detector:
             event = replace(event, minus_ln_p=tick.grid[by], contributions=terms)
             swing_hz = own_hz(state.recent[:, self.table.index[event.pmus[0]]], self.rate_hz) if by else None
         lasted_s = (tick.now - event.onset_ns) / 1e9
-        kind, sentence = name_grid(course, self.table, event.pmus, swing_hz=swing_hz, lasted_s=lasted_s)
-        event = replace(event, kind=kind, sentence=_join(sentence, event.contributions))
+        kind, verdict = name_grid(course, self.table, event.pmus, swing_hz=swing_hz, lasted_s=lasted_s)
+        event = replace(event, kind=kind, sentence=_join(verdict, event.contributions))
         return replace(
             grid, event=event, active_ns=tick.now, first_ns=first, peak=peak, swing_hz=swing_hz, course=course
         )
@@ -597,12 +597,12 @@ def channel_words(name: str, quantity: Quantity) -> str:
     return words if quantity in {Quantity.FREQUENCY, Quantity.ROCOF} else f"{words} {name}".rstrip()
 
 
-def _join(sentence: str, contributions: Sequence[Contribution]) -> str:
-    """Add the largest term to a sentence."""
+def _join(verdict: str, contributions: Sequence[Contribution]) -> str:
+    """Add the largest term to a verdict."""
     if not contributions:
-        return sentence
+        return verdict
     top = contributions[0]
-    return f"{sentence}; {top.channel} at {top.pmu}: {top.descriptor} {degree(top.value)}, {abs(top.value):.1f} sd"
+    return f"{verdict}; {sentence(top.channel, top.pmu, top.descriptor, top.value)}"
 
 
 def _level(signals: NDArray[np.float32]) -> NDArray[np.float32]:

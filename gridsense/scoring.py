@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from baselines import atypicality
 from baselines.compression import Reference
-from baselines.sentences import WORDS
+from baselines.sentences import WORDS, strongest
 from baselines.stream_axis import join_streams, take_streams
 from gridsense.detection import Explain, Ticks, Track, channel_words
 from gridsense.events import Contribution
@@ -207,7 +207,7 @@ class Scorers:
             descriptors = self.settings.descriptors(self.settings.layers[i])
             pmu = self.table.pmus[s]
             out = []
-            for column in np.argsort(-found.share, kind="stable")[:TOP].tolist():
+            for column in strongest(found, TOP).tolist():
                 channel = pmu.channels[column // len(descriptors)]
                 descriptor = descriptors[column % len(descriptors)]
                 out.append(

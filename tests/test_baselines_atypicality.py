@@ -147,7 +147,7 @@ def test_contributions_add_up_and_name_the_culprit(calm: tuple[State, tuple[Scor
     worst = strongest(parts, 3)
     assert {int(d) // len(FAST_DESCRIPTORS) for d in worst} == {2}
     d = int(worst[0])
-    text = sentence("frequency", "Bus 2", FAST_DESCRIPTORS[d % 4], parts.z[d])
+    text = sentence("frequency", "Bus 2", WORDS[FAST_DESCRIPTORS[d % 4]], parts.z[d])
     assert text.startswith("frequency at Bus 2: ")
     assert "very high" in text or "very low" in text
     assert calm[0].layers[0].reference.learned.all()
@@ -328,6 +328,6 @@ def test_degrees_of_unusual() -> None:
         "very high",
         "very low",
     ]
-    assert sentence("voltage_magnitude", "Bus 2", "misfit", 9.1) == (
+    assert sentence("voltage magnitude", "Bus 2", WORDS["misfit"], 9.1) == (
         "voltage magnitude at Bus 2: variability very high, 9.1 sd"
     )
