@@ -135,8 +135,10 @@ class Screen:
 
     def _head(self, width: int) -> Iterator[Text]:
         clock = f"{rfc3339(self._time_ns)[:-3].replace('T', ' ')} UTC" if self._time_ns else "waiting for frames"
-        state = self._state()
-        left = Text.assemble((" GridSense ", "bold reverse"), f" {self.title}  ", state)
+        name, state = Text(" GridSense ", "bold reverse"), self._state()
+        full = Text.assemble(name, f" {self.title}  ", state)
+        # the title gives way first, then the clock
+        left = full if full.cell_len + len(clock) + 2 <= width else Text.assemble(name, " ", state)
         yield _spread(left, Text(clock, "bold"), width)
         yield _line(Text("  ".join(filter(None, (f" {self.note}", self._learning()))), "dim"), width)
 
@@ -306,9 +308,10 @@ class Screen:
         newest = sorted(self._events.values(), key=lambda e: (-e.onset_ns, e.id))
         lines: list[Text] = []
         for event in newest:
-            if len(lines) >= rows:
+            told = [_line(_event_head(event), inner), *_event_sentence(console, event, inner)]
+            if lines and len(lines) + len(told) > rows:
                 break
-            lines += [_line(_event_head(event), inner), *_event_sentence(console, event, inner)]
+            lines += told
         if not newest:
             lines = [Text("nothing out of the ordinary so far", "dim")]
         grid = sum(e.cause is Cause.GRID for e in newest)
