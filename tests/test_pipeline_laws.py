@@ -16,45 +16,15 @@ from gridsense.pipeline import Output, Pipeline, Settings
 from gridsense.sources import Round, cut
 from streams.align import AlignSettings
 from streams.block import FrameBatch
-from streams.channels import Channel, ChannelTable, Phase, Pmu, Quantity
+from tests.reference.small_grid import RATE, START_NS, small_grid
 
-RATE = 30
-START_NS = 1_772_366_400 * 10**9
 SECONDS = 75
-CHANNELS = (
-    Channel("V1", Quantity.VOLTAGE_MAGNITUDE, Phase.POSITIVE, "V", 199_186.0),
-    Channel("V1", Quantity.VOLTAGE_ANGLE, Phase.POSITIVE, "deg"),
-    Channel("", Quantity.FREQUENCY, unit="Hz"),
-)
 LEARN = Settings(source="law", learn_s=25.0, align=AlignSettings(lateness_s=1.0))
-
-
-def batch(source: str, first: int, pmus: int, seed: int) -> FrameBatch:
-    """Quiet ambient with a dip, a frequency ramp and an angle step at 60 s in every PMU."""
-    rng = np.random.default_rng(seed)
-    frames = SECONDS * RATE
-    t = np.arange(frames) / RATE
-    names = [f"{source}{s}" for s in range(pmus)]
-    table = ChannelTable(tuple(Pmu(n, first + s, n, 60, CHANNELS, source) for s, n in enumerate(names)))
-    step = (t >= 60)[:, None]
-    dip = ((t >= 60) & (t < 60.1))[:, None]
-    wander = np.cumsum(np.random.default_rng(0).normal(0, 1e-4, (frames, 1)), axis=0)  # one interconnection
-    volts = 199_186 * (1 + 2e-5 * rng.standard_normal((frames, pmus)) - 0.4 * dip)
-    hertz = np.round(60 + wander + 2e-4 * rng.standard_normal((frames, pmus)) - 0.02 * step * (t[:, None] - 60), 3)
-    degrees = (
-        np.cumsum(wander - 0.02 * step * (t[:, None] - 60), axis=0) * 12
-        + 0.002 * rng.standard_normal((frames, pmus))
-        + 2.0 * step
-    )
-    values = np.stack([volts, (degrees + 180) % 360 - 180, hertz], axis=2).astype(np.float32)
-    time_ns = START_NS + np.round(np.arange(frames) * 1e9 / RATE).astype(np.int64)
-    stat, flags = np.zeros((frames, pmus), np.uint16), np.zeros(frames, np.uint8)
-    return FrameBatch(table, float(RATE), time_ns, flags, stat, values, time_ns)
 
 
 @cache
 def streams() -> tuple[tuple[str, FrameBatch], ...]:
-    return (("north#1", batch("north", 1, 4, 1)), ("south#5", batch("south", 5, 3, 2)))
+    return (("north#1", small_grid("north", 1, 4, 1)), ("south#5", small_grid("south", 5, 3, 2)))
 
 
 def rounds(parts: tuple[tuple[str, FrameBatch], ...], edges: list[int]) -> list[Round]:

@@ -1,0 +1,126 @@
+"""`gridsense detect` on files: events as CloudEvents, scores, pictures, a store, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from gridsense.cli import run
+from gridsense.detect import seconds
+from gridsense.errors import UsageError
+from streams.archives import write_parquet
+from tests.reference.small_grid import small_grid
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "real"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two sources of one grid, one file each."""
+    folder = tmp_path_factory.mktemp("grid")
+    north, south = folder / "north.parquet", folder / "south.parquet"
+    write_parquet(north, [small_grid("north", 1, 4, 1)])
+    write_parquet(south, [small_grid("south", 5, 3, 2)])
+    return north, south
+
+
+def test_two_files_side_by_side_give_one_grid_event(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.parquet"
+    pictures, store = tmp_path / "pictures", tmp_path / "events.sqlite"
+    options = ["--learn", "25s", "--scores", str(out), "--plot", str(pictures), "--store", str(store)]
+    assert run(["detect", *map(str, files), *options]) == 0
+    printed = capsys.readouterr()
+    (line,) = printed.out.splitlines()
+    event = json.loads(line)
+    assert event["specversion"] == "1.0"
+    data = event["data"]
+    assert set(data) >= {
+        "onset", "end", "cause", "kind", "first_pmu", "pmus", "minus_ln_p", "scorer", "contributions", "sentence",
+    }  # fmt: skip
+    assert (data["cause"], data["kind"], len(data["pmus"])) == ("grid", "fault", 7)
+    assert data["onset"].startswith("2026-03-01T12:01:0") or data["onset"].startswith("2026-03-01T12:00:59")
+    assert {"pmu", "channel", "descriptor", "value"} == set(data["contributions"][0])
+    assert "times real time" in printed.err
+    scores = pq.read_table(out)
+    assert {"time", "grid.fast", "north0.fast", "south2.60s"} <= set(scores.column_names)
+    grid = scores["grid.fast"].to_numpy()
+    assert np.nanmax(grid) == pytest.approx(data["minus_ln_p"], rel=1e-3)
+    (picture,) = pictures.iterdir()
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with sqlite3.connect(store) as db:
+        rows = db.execute("SELECT cause, kind FROM event").fetchall()
+    db.close()
+    assert rows == [("grid", "fault")]
+
+
+def test_a_reference_of_quiet_time_replaces_learning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quiet, event = tmp_path / "quiet.parquet", tmp_path / "event.parquet"
+    write_parquet(quiet, [small_grid("north", 1, 4, 1, onset_s=1e9)])
+    write_parquet(event, [small_grid("north", 1, 4, 3, seconds=20, onset_s=8.0)])
+    assert run(["detect", str(event), "--reference", str(quiet)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["data"]["cause"] == "grid"
+
+
+def test_too_little_reference_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = tmp_path / "short.parquet"
+    write_parquet(short, [small_grid("north", 1, 4, 1, seconds=20, onset_s=8.0)])
+    assert run(["detect", str(short)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "scorer fast: learning" in printed.err
+    assert run(["detect", str(short), "--reference", str(short)]) == 3
+    assert "reference is too short" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["nowhere.pcap"], 3, "nowhere.pcap"),
+        ([], 2, "gridsense --help"),
+        (["nowhere.pcap", "--false-alarms-per-day", "0"], 2, "must be above 0"),
+        (["nowhere.pcap", "--learn", "soon"], 2, "write 40s"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    options: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["detect", *options]) == code
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_durations() -> None:
+    assert [seconds(t) for t in ("40s", "2min", "1h", "90")] == [40, 120, 3600, 90]
+    with pytest.raises(UsageError, match="no duration"):
+        seconds("-3s")
+
+
+def test_a_picture_without_matplotlib_is_refused_with_the_remedy(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run(["detect", *map(str, files), "--learn", "25s", "--plot", str(tmp_path / "p")]) == 2
+    assert 'pip install "gridsense-pmu[plot]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["shelby/Sample1344.PmuCapture", *(f"c37118_pcaps/C37.118_{n}.pcap" for n in (
+        "1PMU_TCP", "1PMU_UDP", "2PMUsInSync_TCP", "4in1PMU_TCP"))]
+)  # fmt: skip
+def test_real_captures_have_no_grid_event(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there: real captures are not part of the project")
+    assert run(["detect", str(path), "--learn", "10s"]) == 0
+    causes = [json.loads(line)["data"]["cause"] for line in capsys.readouterr().out.splitlines()]
+    assert "grid" not in causes
