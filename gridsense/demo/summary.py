@@ -103,7 +103,7 @@ class Outcome:
                 row.kind.replace("_", " "),
                 str(row.happened),
                 Text(f"{row.found} MISSED" if missed and grid else str(row.found), style),
-                "" if math.isnan(row.delay_p90_s) else f"{row.delay_p90_s:.1f} s",
+                "" if math.isnan(row.delay_p90_s) else f"{round(row.delay_p90_s, 1) + 0.0:.1f} s",
                 self._screen_delay(findings),
                 _called(findings) + (f", {row.called_grid} CALLED GRID" if row.called_grid else ""),
             )
@@ -116,7 +116,7 @@ class Outcome:
     def _lines(self) -> Iterable[Text]:
         grid, other, verdict = self.grid, self.measurement, self.verdict
         delays = [f.delay_s for f in grid if f.events]
-        delay = f", median delay {np.median(delays):.1f} s" if delays else ""
+        delay = f", median delay {round(float(np.median(delays)), 1) + 0.0:.1f} s" if delays else ""
         found = sum(bool(f.events) for f in grid)
         yield _sum("grid disturbances", f"{found} of {len(grid)} found{delay}", good=found == len(grid))
         false = len(verdict.false_grid)
