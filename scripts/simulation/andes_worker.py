@@ -56,6 +56,7 @@ def describe(case: str) -> dict[str, Any]:
         raise RuntimeError(f"{case}: the power flow does not converge")
     bus = system.Bus
     line = system.Line
+    named = dict(zip(system.Area.idx.v, system.Area.name.v, strict=True))
     controls: dict[Any, dict[str, Any]] = {}
     for kind, names in (("exciter", EXCITERS), ("governor", GOVERNORS)):
         for name in names:
@@ -77,7 +78,7 @@ def describe(case: str) -> dict[str, Any]:
         "case": case,
         "mva": float(system.config.mva),
         "nominal_hz": float(system.config.freq),
-        "areas": {str(i): str(n) for i, n in zip(system.Area.idx.v, system.Area.name.v, strict=True)},
+        "areas": {str(a): str(named.get(a) or f"AREA {a}") for a in sorted(set(bus.area.v))},
         "buses": [
             {"idx": i, "name": str(n), "kv": float(kv), "area": str(a), "v": float(v), "a": float(d)}
             for i, n, kv, a, v, d in zip(bus.idx.v, bus.name.v, bus.Vn.v, bus.area.v, bus.v.v, bus.a.v, strict=True)
