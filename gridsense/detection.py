@@ -53,7 +53,7 @@ class Settings:
     hysteresis
         In -ln p: an event holds until the score is this far below its threshold.
     merge_s
-        What follows within this time belongs to the same disturbance.
+        What follows within this time belongs to the same disturbance; at low reporting rates two windows, if longer.
     confirm_s
         How long a PMU that exceeds alone waits for the grid to agree; over a long window, half of that window.
     alone
@@ -259,7 +259,7 @@ class Detector:
         self.windows_ns = tuple(round(w * 1e9) for w in windows_s)
         self.thresholds = tuple(threshold(settings, w, len(windows_s)) for w in windows_s)
         self.alone = math.log(len(table.pmus)) + settings.alone
-        self.merge_ns = round(settings.merge_s * 1e9)
+        self.merge_ns = round(max(settings.merge_s, 2 * windows_s[0]) * 1e9)
         self.confirm_ns = round(settings.confirm_s * 1e9)
         self.families = {channel_words(c.name, c.quantity): FAMILY[c.quantity] for p in table.pmus for c in p.channels}
 

@@ -1,7 +1,8 @@
 """Events and labels in, a verdict on the detector out: what was found, how late, how often, and what was not there.
 
-In: the newest version of every event, and what is known to have happened. Out: one row a kind of disturbance. It counts
-events, never points: one alarm to one disturbance, repeats apart (`docs/judging.md` says why not point by point).
+In: the newest version of every event, and what is known to have happened. Out: one row a kind of disturbance. It
+counts events, never points (one alarm to one disturbance, repeats apart): scored point by point with adjustment, a
+random score passes for a good one.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ _LIVELY = 30
 _NATURAL = 4
 """A lone channel is stuck when unchanged this many times longer than it ever was by nature."""
 
+_MINUTE_FRAMES = 300  # fewer frames than this have few distinct values by chance
 _SLOW = 4
 """A frequency, sent in whole millihertz, rests this much longer than a magnitude or an angle."""
 
@@ -77,7 +78,8 @@ class QualitySettings:
         A single magnitude or angle (a frequency after four times as long) that used to change and keeps its bits this
         long, and ten times longer than it ever did by nature, is stuck.
     stuck_values
-        A frequency of at most this many distinct values in a minute is stuck (unless it is exactly nominal).
+        A frequency of at most this many distinct values in a minute (300 frames, if longer) is stuck, unless it is
+        exactly nominal.
     zero_s
         A voltage of exactly zero for longer is no fault any more.
     ahead
@@ -921,7 +923,7 @@ def _mark_stuck(sheet: NDArray[np.uint8], flat: NDArray[np.float32], state: Qual
         lone = (own >= np.maximum(lone_limit[suspects], _NATURAL * longest)) & (changes >= _LIVELY)
         _put(sheet, lone & (held[1:, suspects] != 0), watched.at[suspects], Reason.STUCK)
         _mark_stuck_devices(sheet, held[1:], run >= pair_limit, plan)
-    minute = round(60 * rate)
+    minute = max(round(60 * rate), _MINUTE_FRAMES)
     now = state.frames + np.arange(rows)[:, None]
     few = (now - changed_at[-1] >= minute) & (held[1:, frequency] != plan.nominal_hz[plan.frequency.pmu])
     _put(sheet, few, plan.frequency.at, Reason.STUCK)
