@@ -44,6 +44,8 @@ EXIT_INPUT = 3
 EXIT_PEER = 4
 
 _INTERRUPTED = 130
+LOG_WIDTH = 120
+"""Of tables where stdout is no terminal, so that nobody says how wide a line may be."""
 
 app = App(
     name="gridsense",
@@ -288,7 +290,7 @@ def demo(*, speed: float | None = None) -> None:
     speed
         Times real time; 0 for as fast as it goes. As a rule chosen so that the whole takes about two minutes.
     """
-    watching.run(Console(), speed)
+    watching.run(Console(width=None if sys.stdout.isatty() else LOG_WIDTH), speed)
 
 
 @contextmanager

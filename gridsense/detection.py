@@ -3,7 +3,8 @@
 In: what every scorer said at consecutive ticks, for each PMU and for the grid. Out: events, one a disturbance,
 raised once and closed once. Nothing here knows how a score was made. The rules, in the order of a tick:
 
-1. The grid's score over its threshold opens the *grid* event; while open, it takes up every PMU that exceeds.
+1. The grid's score over its threshold, and over how restless the grid has been lately, opens the *grid* event; while
+   open, it takes up every PMU that exceeds.
 2. A PMU that exceeds alone waits `confirm_s` for the grid to agree; then it is an event, *data* or *unknown*.
 3. An event ends when nothing has exceeded for `merge_s`; what exceeds before that belongs to it, save a jolt that
    stands far above what the disturbance had decayed to: that is the next event.
@@ -33,6 +34,8 @@ RECENT_S = 10.0
 """How far back a common oscillation is looked for."""
 JOLT = 2.0
 """A new onset inside an open event exceeds what that had decayed to by this factor, and by a whole threshold."""
+AFTERMATH_S = 30.0
+"""After a contingency the grid is more restless than any reference: the threshold stands on the median of this long."""
 DECAYED_S = 5.0
 """How far back an open event's level is looked for, the newest window left out."""
 SETTLE = 0.2
@@ -159,7 +162,9 @@ class State:
     recent
         `(W, S, C)`: the signals of the last `RECENT_S`.
     past
-        What the fastest scorer said of the grid at the ticks of the last `DECAYED_S`.
+        What the fastest scorer said of the grid at the ticks of the last `AFTERMATH_S`.
+    background
+        Median of that before the newest window, while nothing is open; an event keeps the one that it began with.
     pending, local
         Events of PMUs alone by place on the stream axis: not yet confirmed to be alone, and raised.
     grid
@@ -176,6 +181,7 @@ class State:
     before: NDArray[np.float32]
     recent: NDArray[np.float32]
     past: NDArray[np.float64]
+    background: float
     pending: dict[int, Event]
     local: dict[int, Event]
     grid: Disturbance | None
@@ -198,6 +204,7 @@ class State:
             self.before,
             self.recent,
             self.past,
+            self.background,
             dict(self.pending),
             dict(self.local),
             self.grid,
@@ -256,6 +263,7 @@ class Detector:
         self.tick_ns = round(hop / rate_hz * 1e9)
         self.recent = max(round(RECENT_S * rate_hz / hop), 2) * hop
         self.jolt_ticks = math.ceil(windows_s[0] * 1e9 / self.tick_ns)
+        self.decayed_ticks = math.ceil(DECAYED_S * 1e9 / self.tick_ns)
         self.windows_ns = tuple(round(w * 1e9) for w in windows_s)
         self.thresholds = tuple(threshold(settings, w, len(windows_s)) for w in windows_s)
         self.alone = math.log(len(table.pmus)) + settings.alone
@@ -280,7 +288,8 @@ class Detector:
             refused_ns=np.full(count, NEVER),
             before=np.full((count, self.table.width), np.nan, np.float32),
             recent=np.full((self.recent, count, self.table.width), np.nan, np.float32),
-            past=np.full(self.jolt_ticks + math.ceil(DECAYED_S * 1e9 / self.tick_ns), -np.inf),
+            past=np.zeros(self.jolt_ticks + max(round(AFTERMATH_S * 1e9 / self.tick_ns), self.decayed_ticks)),
+            background=0.0,
             pending={},
             local={},
             grid=None,
@@ -346,21 +355,22 @@ class Detector:
             if track.due[k]:
                 state.standing[i] = track.score[k]
             word = state.standing[i]
-            over = np.nan_to_num(word - self.thresholds[i] - self.alone, nan=-np.inf)
+            above = np.nan_to_num(word - self.thresholds[i] - self.alone, nan=-np.inf)
             if i == 0:
                 state.armed[i] = True
-                state.fast_ns[over > 0] = now
+                state.fast_ns[above > 0] = now
             else:
                 disturbed = np.maximum(np.maximum(state.fast_ns, state.refused_ns), state.grid_ns)
                 clear = now - disturbed > self.windows_ns[i]
                 ordinary = word < self.thresholds[i] - self.settings.hysteresis
                 state.armed[i] = clear & (state.armed[i] | ordinary)
-            take = state.armed[i] & (over > excess)
-            excess, by = np.where(take, over, excess), np.where(take, i, by)
+            take = state.armed[i] & (above > excess)
+            excess, by = np.where(take, above, excess), np.where(take, i, by)
             evidence = state.armed[i] & (now - state.refused_ns > self.windows_ns[i])
             grid.append(self._corroborated(state, i, np.where(evidence, word, np.nan)))
-            if grid[i] - self.thresholds[i] > over_grid:
-                over_grid, grid_by = grid[i] - self.thresholds[i], i
+            over = grid[i] - self.thresholds[i] - (0.0 if i else state.background)
+            if over > over_grid:
+                over_grid, grid_by = over, i
         signals = ticks.signals[k]
         return _Tick(k, now, ticks.tracks, signals, excess, by, tuple(grid), over_grid, grid_by, explain)
 
@@ -380,7 +390,9 @@ class Detector:
         if state.grid is not None and self._jolt(state, state.grid.event, tick):
             out.append(replace(state.grid.event, end_ns=tick.now - self.tick_ns))
             state.grid = None
-        state.past = np.append(state.past[1:], tick.grid[0])
+        state.past = np.append(state.past[1:], max(tick.grid[0], 0.0))
+        if state.grid is None:
+            state.background = float(np.median(state.past[: -self.jolt_ticks]))
         raised = state.grid is None and tick.grid_excess > 0
         if raised:
             state.grid = self._begin(state, tick)
@@ -400,8 +412,9 @@ class Detector:
 
     def _jolt(self, state: State, event: Event, tick: _Tick) -> bool:
         """Say whether the grid's fastest score leaps out of what the open event has decayed to."""
-        decayed = max(float(state.past[: len(state.past) - self.jolt_ticks].max()), 0.0)
-        return tick.now - event.raised_ns >= self.merge_ns and tick.grid[0] > JOLT * decayed + self.thresholds[0]
+        decayed = float(state.past[-self.jolt_ticks - self.decayed_ticks : -self.jolt_ticks].max())
+        settled = tick.now - event.raised_ns >= 3 * self.windows_ns[0]
+        return settled and tick.grid[0] > JOLT * decayed + self.thresholds[0]
 
     def _begin(self, state: State, tick: _Tick) -> Disturbance:
         """Open the grid's event: PMUs that were waiting for confirmation saw it first."""
@@ -496,7 +509,8 @@ class Detector:
         cause, kind = name_local(contributions, self.families)
         if cause is Cause.UNKNOWN and len(self.table.pmus) == 1:
             cause, kind = Cause.GRID, "disturbance"  # all its signals moved and there is nobody to contradict
-        swing_hz = own_hz(state.recent[:, s], self.rate_hz) if by else None
+        restless = bool(contributions) and contributions[0].descriptor.startswith(("spread", "variability"))
+        swing_hz = own_hz(state.recent[:, s], self.rate_hz) if by and restless else None
         if swing_hz is not None:  # no measurement fault that we know swings: a machine or a control beside it does
             cause, kind = Cause.UNKNOWN, "oscillation"
         words = "moves alone" if len(self.table.pmus) > 1 else "moves"

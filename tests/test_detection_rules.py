@@ -24,8 +24,9 @@ QUIET = 1.0
 LOUD = 100.0
 
 
-def explain(_scorer: str, _tick: int, s: int) -> tuple[Contribution, ...]:
-    return (Contribution(f"bus{s}", "voltage magnitude V1", "step", -9.0),)
+def explain(scorer: str, _tick: int, s: int) -> tuple[Contribution, ...]:
+    descriptor, z = ("level change", -9.0) if scorer == "fit" else ("spread of the slope", 9.0)
+    return (Contribution(f"bus{s}", "voltage magnitude V1", descriptor, z),)
 
 
 def made(seconds: float) -> Ticks:

@@ -81,11 +81,12 @@ class Outcome:
             title_style="bold",
             title_justify="left",
             box=SIMPLE_HEAD,
-            padding=(0, 1),
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
         )
         table.add_column("cause")
         table.add_column("what happened", no_wrap=True)
-        for name in ("times", "found", "raised after", "on screen after"):
+        for name in ("times", "found", "raised\nafter", "on screen\nafter"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("called", overflow="fold")
         before: bool | None = None
@@ -142,8 +143,12 @@ class Outcome:
 
 
 def _called(findings: Sequence[Finding]) -> str:
-    """Say what the answering events were called, the most frequent first."""
-    names = Counter(f"{e.cause}: {e.kind.replace('_', ' ')}" for f in findings for e in f.events)
+    """Say what the answering events were called, the most frequent first; the cause only where it is another."""
+    names = Counter(
+        ("" if e.cause is f.label.cause else f"{e.cause}: ") + e.kind.replace("_", " ")
+        for f in findings
+        for e in f.events
+    )
     return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in names.most_common()) or "no event"
 
 
