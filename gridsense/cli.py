@@ -191,6 +191,7 @@ def detect(
     plot: Path | None = None,
     store: Path | None = None,
     channels: Path | None = None,
+    typical: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Find what is atypical in captures and archives: one JSON line (CloudEvents 1.0) an event on stdout.
 
@@ -227,6 +228,8 @@ def detect(
         Event store (SQLite) to add the events to.
     channels
         For tables: a map of their columns, CSV with the header column,pmu,quantity,phase,unit,nominal.
+    typical
+        Say at the end what is typical of each PMU, on stderr.
 
     Raises
     ------
@@ -268,6 +271,9 @@ def detect(
         f"({result.grid_s / max(took, 1e-9):,.0f} times real time); events: {found}",
         highlight=False,
     )
+    for pmu, patterns in result.typical.items() if typical else ():
+        for pattern in patterns:
+            console.print(f"{pmu}, {pattern}", highlight=False, markup=False)
     for name, missing in result.learning:
         console.print(f"scorer {name}: learning, {missing:.0f} s of quiet time are missing", highlight=False)
 

@@ -167,6 +167,18 @@ def test_on_a_terminal_it_draws_and_leaves_the_screen_as_it_was(folder: Path) ->
     assert out.rindex("what happened, and what GridSense said") > out.index("\x1b[?1049l")
 
 
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_the_summary_fits(folder: Path, width: int) -> None:
+    outcome = show.run(plain(), 0, folder)
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(outcome)
+    lines = text(console).splitlines()
+    assert max(map(len, lines)) <= width
+    (row,) = [line.split() for line in lines if line.split()[:2] == ["grid", "fault"]]
+    assert row[2:4] == ["1", "1"]
+    assert row[-1] == "fault"
+
+
 def test_it_keeps_the_pace_that_was_asked_for(folder: Path) -> None:
     outcome = show.run(plain(), 15.0, folder)
     assert outcome is not None
