@@ -185,13 +185,13 @@ def detect(
     /,
     *,
     learn: str = "60s",
-    reference: tuple[Path, ...] = (),
+    reference: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
     false_alarms_per_day: float = 1.0,
     scores: Path | None = None,
     plot: Path | None = None,
     store: Path | None = None,
     channels: Path | None = None,
-    typical: Annotated[bool, Parameter(negative="")] = False,
+    typical: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
     """Find what is atypical in captures and archives: one JSON line (CloudEvents 1.0) an event on stdout.
 
@@ -271,11 +271,11 @@ def detect(
         f"({result.grid_s / max(took, 1e-9):,.0f} times real time); events: {found}",
         highlight=False,
     )
-    for pmu, patterns in result.typical.items() if typical else ():
-        for pattern in patterns:
-            console.print(f"{pmu}, {pattern}", highlight=False, markup=False)
-    for name, missing in result.learning:
-        console.print(f"scorer {name}: learning, {missing:.0f} s of quiet time are missing", highlight=False)
+    lines = [f"{pmu}, {pattern}" for pmu, patterns in result.typical.items() for pattern in patterns]
+    lines = [line for line in lines if typical]
+    lines += [f"scorer {name}: learning, {s:.0f} s of quiet time are missing" for name, s in result.learning]
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
 
 
 def _write(line: bytes) -> None:

@@ -66,6 +66,8 @@ class Result:
         Seconds of reference missing at the end, of the fastest scorer.
     learning
         Names of the scorers that never had enough, with the seconds that they missed.
+    typical
+        By PMU, its typical patterns in words.
     """
 
     events: tuple[Event, ...]
@@ -73,6 +75,7 @@ class Result:
     grid_s: float
     learning_s: float
     learning: tuple[tuple[str, float], ...]
+    typical: dict[str, tuple[str, ...]]
 
 
 def seconds(text: str) -> float:
@@ -188,7 +191,7 @@ def detect(
     for sink in sinks:
         sink.close(pipeline.open_events())
     found = tuple(sorted(events.values(), key=lambda e: (e.onset_ns, e.id)))
-    return Result(found, watch.frames, watch.grid_s, watch.learning_s, watch.learning)
+    return Result(found, watch.frames, watch.grid_s, watch.learning_s, watch.learning, pipeline.typical())
 
 
 class _Watch:
@@ -272,6 +275,8 @@ class Memory:
 class ScoreTable:
     """Scores as Parquet: `time`, `grid.<scorer>`, `<pmu>.<scorer>`; -ln p, null where there is none.
 
+    Where PMUs join in mid-stream, a file with their columns too follows: OUT-2, OUT-3 …
+
     Parameters
     ----------
     path
@@ -281,6 +286,7 @@ class ScoreTable:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer: pq.ParquetWriter | None = None
+        self._files = 0
 
     def take(self, output: Output) -> None:
         """Append the ticks of one output."""
@@ -293,8 +299,13 @@ class ScoreTable:
                 columns[f"{pmu.name}.{track.name}"] = _nullable(track.score[:, s])
         rows = pa.table(columns)
         try:
+            if self._writer is not None and self._writer.schema != rows.schema:
+                self._writer.close()
+                self._writer = None
             if self._writer is None:
-                self._writer = pq.ParquetWriter(self._path, rows.schema, compression="zstd")
+                self._files += 1
+                path = self._path if self._files == 1 else self._path.with_stem(f"{self._path.stem}-{self._files}")
+                self._writer = pq.ParquetWriter(path, rows.schema, compression="zstd")
             self._writer.write_table(rows)
         except (OSError, ValueError) as error:
             raise InputError(f"scores {self._path}: {error}; name a file that can be written") from error

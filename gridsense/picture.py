@@ -6,6 +6,7 @@ It needs matplotlib (`pip install "gridsense-pmu[plot]"`), which is imported onl
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from streams.channels import Quantity
 
 BEFORE_S, AFTER_S = 10.0, 20.0
 """Seconds shown before the onset and after the end."""
+TITLE_WIDTH = 110
 SHOWN = 6
 """Most affected PMUs drawn in colour; the others stand behind them in grey."""
 
@@ -81,6 +83,6 @@ def draw(event: Event, signals: Block, tick_ns: NDArray[np.int64], grid: NDArray
     axes[0].set_xlim(max(-BEFORE_S, seconds[0]), min(end_s + AFTER_S, seconds[-1]))
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside right upper", fontsize="small", title="most affected")
-    figure.suptitle(f"{event.cause}: {event.kind}\n{event.sentence}", fontsize="medium", wrap=True)
+        figure.legend(handles, labels, loc="outside right center", fontsize="small", title="most affected")
+    figure.suptitle(f"{event.cause}: {event.kind}\n{fill(event.sentence, TITLE_WIDTH)}", fontsize="medium")
     figure.savefig(path, dpi=110)

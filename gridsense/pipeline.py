@@ -152,6 +152,16 @@ class Pipeline:
         """
         return self._stages.open_events() if self._stages else []
 
+    def typical(self) -> dict[str, tuple[str, ...]]:
+        """Put into words what is typical of each PMU.
+
+        Returns
+        -------
+        dict[str, tuple[str, ...]]
+            By PMU, a sentence for each typical pattern; none while it learns.
+        """
+        return self._stages.scorers.typical(self._stages.score) if self._stages else {}
+
     def learned(self) -> Learned | None:
         """Take out what has been learned.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from baselines import atypicality
 from baselines.compression import Reference
-from baselines.sentences import WORDS, strongest
+from baselines.sentences import WORDS, describe_pattern, strongest
 from baselines.stream_axis import join_streams, take_streams
 from gridsense.detection import Explain, Ticks, Track, channel_words
 from gridsense.events import Contribution
@@ -237,6 +237,29 @@ class Scorers:
         """
         missing = scored.layers[0].missing_s
         return float(missing[-1].max()) if missing.size else 0.0
+
+    def typical(self, state: State) -> dict[str, tuple[str, ...]]:
+        """Put into words what is typical of each PMU, as the newest fit's reference has it.
+
+        Parameters
+        ----------
+        state
+            After learning.
+
+        Returns
+        -------
+        dict[str, tuple[str, ...]]
+            By PMU: a sentence for each typical pattern, the most frequent first; none while it learns.
+        """
+        reference = state.scorer.layers[0].reference
+        descriptors = self.settings.descriptors(self.settings.layers[0])
+        out = {}
+        for s, pmu in enumerate(self.table.pmus):
+            names: list[tuple[str, str, str]] = [(c.quantity, c.name, d) for c in pmu.channels for d in descriptors]
+            names += [("", "", descriptors[0])] * (reference.used.shape[1] - len(names))
+            patterns = np.flatnonzero(reference.frequencies[s] > 0).tolist() if reference.learned[s] else []
+            out[pmu.name] = tuple(describe_pattern(reference, s, p, names) for p in patterns)
+        return out
 
     def _track(self, i: int, scores: atypicality.Scores, time_ns: NDArray[np.int64]) -> Track:
         """Put one layer on the ticks' axis."""
