@@ -476,6 +476,8 @@ class Detector:
             event = replace(event, minus_ln_p=tick.grid[by], contributions=terms)
             swing_hz = own_hz(state.recent[:, self.table.index[event.pmus[0]]], self.rate_hz) if by else None
         lasted_s = (tick.now - event.onset_ns) / 1e9
+        if swing_hz is None and lasted_s >= RECENT_S:
+            swing_hz = own_hz(state.recent[:, self.table.index[event.pmus[0]]], self.rate_hz)
         kind, verdict = name_grid(course, self.table, event.pmus, swing_hz=swing_hz, lasted_s=lasted_s)
         event = replace(event, kind=kind, sentence=_join(verdict, event.contributions))
         return replace(

@@ -91,8 +91,6 @@ def name_grid(
         where, depth = table.pmus[deepest[0]].name, float(dip[deepest])
         back = "and recovered" if left[deepest] > FAULT_PU else "and has not recovered"
         return "fault", f"voltage fell to {depth:.2f} of its level at {where} {back}; {seen}"
-    if swing_hz is not None:
-        return "oscillation", f"{swing_hz:.2f} Hz oscillation for {lasted_s:.0f} s, strongest at {pmus[0]}; {seen}"
     if abs(step_hz) > FREQUENCY_STEP_HZ:
         kind, words, why = (
             ("frequency_fall", "fell", "generation lost or load gained")
@@ -101,9 +99,14 @@ def name_grid(
         )
         words = f"the grid's frequency {words} by {abs(step_hz) * 1e3:.0f} mHz, {why}"
         return kind, f"{words}; strongest at {pmus[0]}, {seen}"
+    if swing_hz is not None:
+        return "oscillation", f"{swing_hz:.2f} Hz oscillation for {lasted_s:.0f} s, strongest at {pmus[0]}; {seen}"
     if lasted_s > LONG_S:
         return "oscillation", f"restless for {lasted_s:.0f} s, strongest at {pmus[0]}; {seen}"
-    return "switching", f"a step of voltages and flows, no generation or load lost; strongest at {pmus[0]}, {seen}"
+    return (
+        "switching",
+        f"a step of voltages and flows, frequency within {FREQUENCY_STEP_HZ * 1e3:.0f} mHz; strongest at {pmus[0]}, {seen}",
+    )
 
 
 def name_local(contributions: Sequence[Contribution], families: dict[str, str]) -> tuple[Cause, str]:

@@ -25,6 +25,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # many small products: threads only wa
 
 try:
     import numpy as np
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -472,14 +473,14 @@ VERDICTS = {True: ("kept", "green"), False: ("broken", "bold red"), None: ("not 
 
 def show(console: Console, watched: Sequence[Watched], found: Iterable[Promise]) -> None:
     """Print both tables for people."""
-    table = Table(*COLUMNS, title="events against labels")
+    table = Table(*COLUMNS, title="events against labels", box=SIMPLE_HEAD)
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for row in table_rows(watched):
         table.add_row(*row)
     console.print(table)
-    verdicts = Table("promise", "measured", "")
+    verdicts = Table("promise", "measured", "", box=SIMPLE_HEAD)
     for p in found:
         word, style = VERDICTS[p.kept]
         verdicts.add_row(p.words, p.measured, f"[{style}]{word}[/]")
