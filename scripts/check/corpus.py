@@ -473,14 +473,14 @@ VERDICTS = {True: ("kept", "green"), False: ("broken", "bold red"), None: ("not 
 
 def show(console: Console, watched: Sequence[Watched], found: Iterable[Promise]) -> None:
     """Print both tables for people."""
-    table = Table(*COLUMNS, title="events against labels", box=SIMPLE_HEAD)
+    table = Table(*COLUMNS, title="events against labels", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.min_width = "right", 8
     for row in table_rows(watched):
         table.add_row(*row)
     console.print(table)
-    verdicts = Table("promise", "measured", "", box=SIMPLE_HEAD)
+    verdicts = Table("promise", "measured", "", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for p in found:
         word, style = VERDICTS[p.kept]
         verdicts.add_row(p.words, p.measured, f"[{style}]{word}[/]")
