@@ -103,10 +103,8 @@ def name_grid(
         return "oscillation", f"{swing_hz:.2f} Hz oscillation for {lasted_s:.0f} s, strongest at {pmus[0]}; {seen}"
     if lasted_s > LONG_S:
         return "oscillation", f"restless for {lasted_s:.0f} s, strongest at {pmus[0]}; {seen}"
-    return (
-        "switching",
-        f"a step of voltages and flows, frequency within {FREQUENCY_STEP_HZ * 1e3:.0f} mHz; strongest at {pmus[0]}, {seen}",
-    )
+    within = f"a step of voltages and flows, frequency within {FREQUENCY_STEP_HZ * 1e3:.0f} mHz"
+    return "switching", f"{within}; strongest at {pmus[0]}, {seen}"
 
 
 def name_local(contributions: Sequence[Contribution], families: dict[str, str]) -> tuple[Cause, str]:
