@@ -399,9 +399,9 @@ class StreamParser:
             else:
                 alike = (rows[:, :head] == rows[0, :head]).all(1)
             run = room if alike.all() else int(alike.argmin())
-            octets = walk.octets
-            ends = range(at + 2 * size, at + run * size + 1, size)
-            count = 1 + next((i for i, e in enumerate(ends) if ibm_3740(octets[e - size : e])), run - 1)
+            # One call for all frames cuts them faster than a slice each.
+            frames = np.frombuffer(walk.data, np.dtype((np.void, size)), run - 1, at + size).tolist()
+            count = 1 + next((i for i, crc in enumerate(map(ibm_3740, frames)) if crc), run - 1)
             walk.ahead = min(walk.ahead * 4, _LONGEST_RUN) if count == walk.ahead else _RUN
         self.counts.frames_by_type["data"] += count
         runs = walk.runs.get(id(layout))
