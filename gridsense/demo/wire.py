@@ -12,25 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gridsense.encoding import made_encoder
 from gridsense.errors import InputError
 from streams.archives import read_parquet, take
 from streams.block import FrameBatch
-from streams.c37118.configuration import (
-    ConfigurationFrame,
-    PhasorDefinition,
-    PmuConfiguration,
-    encode_configuration,
-)
-from streams.c37118.samples import Layout, compile_layout, encode
+from streams.c37118.configuration import encode_configuration
 from streams.c37118.stream import Counts, StreamParser
-from streams.channels import ChannelTable, Pmu, Quantity
 
 SEGMENT = 1460
 """Payload bytes of a TCP segment on Ethernet: frames end where they end, not where segments do."""
-_PHASORS = (
-    (Quantity.VOLTAGE_MAGNITUDE, Quantity.VOLTAGE_ANGLE),
-    (Quantity.CURRENT_MAGNITUDE, Quantity.CURRENT_ANGLE),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,54 +88,6 @@ def _joined(batches: list[FrameBatch]) -> FrameBatch:
     )
 
 
-def configuration(table: ChannelTable, rate_hz: float, id_code: int) -> ConfigurationFrame:
-    """Say in C37.118 what a source of polar phasors sends.
-
-    Parameters
-    ----------
-    table
-        Each PMU: magnitude and angle of each phasor, then frequency and ROCOF.
-    rate_hz
-        Frames a second, at least one.
-    id_code
-        Of the concentrator.
-
-    Returns
-    -------
-    ConfigurationFrame
-        CFG-2, all in floating point: a block of `table` is its data frames' values in their order.
-
-    Raises
-    ------
-    InputError
-        If a PMU has other channels, or has them in another order.
-    """
-    strange = [p.name for p in table.pmus if not _in_order(p)]
-    if strange:
-        raise InputError(f"{strange[0]}: phasors (magnitude, angle), frequency and ROCOF are wanted, in this order")
-    pmus = tuple(
-        PmuConfiguration(
-            pmu.station,
-            pmu.id_code,
-            pmu.nominal_hz,
-            tuple(PhasorDefinition(m.name, m.quantity is Quantity.CURRENT_MAGNITUDE) for m in pmu.channels[:-2:2]),
-        )
-        for pmu in table.pmus
-    )
-    return ConfigurationFrame(id_code, pmus, round(rate_hz))
-
-
-def _in_order(pmu: Pmu) -> bool:
-    """Tell whether a PMU's channels stand as in a frame."""
-    quantities = [c.quantity for c in pmu.channels]
-    magnitudes, angles = quantities[:-2:2], quantities[1:-2:2]
-    return (
-        len(magnitudes) == len(angles)
-        and all(pair in _PHASORS for pair in zip(magnitudes, angles, strict=True))
-        and quantities[-2:] == [Quantity.FREQUENCY, Quantity.ROCOF]
-    )
-
-
 class Sender:
     """One concentrator.
 
@@ -159,7 +101,7 @@ class Sender:
 
     def __init__(self, batch: FrameBatch, id_code: int) -> None:
         self._batch = batch
-        self._layout: Layout = compile_layout(configuration(batch.table, batch.rate_hz, id_code))
+        self._encoder = made_encoder(batch.table, batch.rate_hz, id_code)
         self._due_ns: NDArray[np.int64] = np.maximum.accumulate(batch.arrival_ns)
         self._sent = 0
         self.frames = 0
@@ -177,9 +119,9 @@ class Sender:
         bytes
             The configuration first, then every frame that was due before that moment and has not been sent.
         """
-        head = b"" if self.frames else b"".join(encode_configuration(self._layout.configuration))
+        head = b"" if self.frames else b"".join(encode_configuration(self._encoder.configuration))
         stop = int(np.searchsorted(self._due_ns, until_ns))
-        data = encode(self._layout, take(self._batch, slice(self._sent, stop)))
+        data = self._encoder.encode(take(self._batch, slice(self._sent, stop)))
         self.frames += stop - self._sent + bool(head)
         self._sent = stop
         return head + data
