@@ -38,6 +38,8 @@ AFTERMATH_S = 30.0
 """After a contingency the grid is more restless than any reference: the threshold stands on the median of this long."""
 DECAYED_S = 5.0
 """How far back an open event's level is looked for, the newest window left out."""
+RESTLESS = ("spread", "variability")
+"""How the words begin for descriptors that say how much a signal moves about."""
 SETTLE = 0.2
 """Weight of a tick in the level before a disturbance: about a second at five ticks a second."""
 
@@ -490,7 +492,9 @@ class Detector:
         if state.grid is None:
             for s in np.flatnonzero((tick.excess > 0) & (tick.now - state.active_ns >= self.merge_ns)).tolist():
                 if s not in state.pending and s not in state.local:
-                    state.pending[s] = self._alone(state, tick, s)
+                    event = self._alone(state, tick, s)
+                    if not _quieter(event.contributions):
+                        state.pending[s] = event
             for s in [s for s, event in state.pending.items() if tick.now >= event.raised_ns]:
                 state.local[s] = state.pending.pop(s)
                 state.active_ns[s] = tick.now
@@ -511,7 +515,7 @@ class Detector:
         cause, kind = name_local(contributions, self.families)
         if cause is Cause.UNKNOWN and len(self.table.pmus) == 1:
             cause, kind = Cause.GRID, "disturbance"  # all its signals moved and there is nobody to contradict
-        restless = bool(contributions) and contributions[0].descriptor.startswith(("spread", "variability"))
+        restless = bool(contributions) and contributions[0].descriptor.startswith(RESTLESS)
         swing_hz = own_hz(state.recent[:, s], self.rate_hz) if by and restless else None
         if swing_hz is not None:  # no measurement fault that we know swings: a machine or a control beside it does
             cause, kind = Cause.UNKNOWN, "oscillation"
@@ -611,6 +615,11 @@ def channel_words(name: str, quantity: Quantity) -> str:
     """
     words = quantity.replace("_", " ")
     return words if quantity in {Quantity.FREQUENCY, Quantity.ROCOF} else f"{words} {name}".rstrip()
+
+
+def _quieter(contributions: Sequence[Contribution]) -> bool:
+    """Tell whether a PMU is atypical for being quieter than usual: no disturbance, and stuck is quality's word."""
+    return bool(contributions) and contributions[0].descriptor.startswith(RESTLESS) and contributions[0].value < 0
 
 
 def _join(verdict: str, contributions: Sequence[Contribution]) -> str:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 LEAST_CYCLES = 3
 """Fewer cycles in the window cannot be told from a wander."""
+LEAST_FRAMES = 32
+"""Fewer frames have too few lines to tell one from the rest: at low reporting rates nothing swings."""
 MOST_HZ = 5.0
 """Electromechanical and control oscillations are slower; what is faster is noise here."""
 PURE = 0.4
@@ -43,6 +45,8 @@ def lines(signals: NDArray[np.float32], rate_hz: float) -> tuple[NDArray[np.floa
     (1978) 51-83, doi:10.1109/PROC.1978.10837: the window.
     """
     frames = len(signals)
+    if frames < LEAST_FRAMES:
+        return np.zeros(signals.shape[1:]), np.zeros(signals.shape[1:])
     # Bridge single refused frames by the last good one.
     good = ~np.isnan(signals)
     last = np.maximum.accumulate(np.where(good, np.arange(frames)[:, None, None], 0), axis=0)

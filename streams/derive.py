@@ -563,7 +563,7 @@ def _rocof(
     reasons: NDArray[np.uint8],
     sheet: _Sheet,
 ) -> DeriveState:
-    """Slope of the least-squares line through the last good frequencies; at least three, and half of the span."""
+    """Slope of the least-squares line through the last good frequencies: at least three, three quarters of the span."""
     made, frames, lags = state.plan, len(raw), len(state.hertz) + 1
     flat = made.frequency[0]
     own_rank = _RANK[reasons[:, flat]]
@@ -583,7 +583,7 @@ def _rocof(
     with np.errstate(divide="ignore"):
         slope = (n * xy - x1 * y) / (n * x2 - x1 * x1) * state.rate_hz
     row, out = made.rocof
-    enough = (n >= 3) & (2 * n >= lags)
+    enough = (n >= 3) & (4 * n >= 3 * lags)
     worst = np.maximum(own_rank, np.where(enough, np.uint8(0), _RANK[Reason.COVERAGE]))
     sheet.put(out, slope[:, row], worst[:, row])
     return replace(state, hertz=hertz[frames:].copy(), counted=good[frames:].copy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -132,6 +133,14 @@ def test_a_pmu_alone_waits_and_is_data() -> None:
     assert event.kind == "voltage_measurement"
     assert event.pmus == ("bus3",)
     assert event.raised_ns - event.onset_ns == pytest.approx(1.2e9)
+
+
+def test_a_pmu_that_is_quieter_than_usual_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    quieter = (Contribution("bus3", "voltage magnitude V1", "variability", -20.0),)
+    monkeypatch.setattr(sys.modules[__name__], "explain", lambda *_: quieter)
+    ticks = made(60)
+    ticks.tracks[0].score[at(ticks, 20, 40), 3] = LOUD
+    assert run(ticks) == []
 
 
 def test_a_pmu_that_the_grid_confirms_is_no_event_of_its_own() -> None:

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 
 def rocof(hertz: NDArray[np.float64], good: NDArray[np.bool_], rate_hz: float, lags: int) -> NDArray[np.float64]:
-    """Slope of `numpy.polyfit` over the last `lags` frames' good samples; NaN with fewer than three or half."""
+    """Slope of `numpy.polyfit` over the last `lags` frames; NaN with fewer good than three or three quarters."""
     out = np.full(len(hertz), np.nan)
     for t in range(len(hertz)):
         at = [k for k in range(max(t - lags + 1, 0), t + 1) if good[k]]
-        if good[t] and len(at) >= 3 and 2 * len(at) >= lags:
+        if good[t] and len(at) >= 3 and 4 * len(at) >= 3 * lags:
             out[t] = np.polyfit(np.asarray(at) / rate_hz - t / rate_hz, hertz[at] - hertz[t], 1)[0]
     return out
 
