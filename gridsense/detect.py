@@ -293,7 +293,7 @@ class ScoreTable:
         ticks = output.scored.ticks
         columns: dict[str, pa.Array] = {"time": pa.array(ticks.time_ns, pa.timestamp("ns", "UTC"))}
         for i, track in enumerate(ticks.tracks):
-            columns[f"grid.{track.name}"] = _nullable(np.where(track.due, output.grid[:, i], np.nan))
+            columns[f"grid.{track.name}"] = _nullable(np.where(track.due, output.grid.score[:, i], np.nan))
         for s, pmu in enumerate(output.signals.table.pmus):
             for track in ticks.tracks:
                 columns[f"{pmu.name}.{track.name}"] = _nullable(track.score[:, s])
@@ -376,7 +376,7 @@ class Album:
                 np.concatenate([o.signals.quality for o in near]),
             )
             ticks = np.concatenate([o.scored.ticks.time_ns for o in near])
-            grid = np.concatenate([o.grid[:, 0] for o in near])
+            grid = np.concatenate([o.grid.score[:, 0] for o in near])
             stamp = rfc3339(event.onset_ns).replace(":", "").replace("-", "")
             name = f"{stamp}-{event.cause}-{event.kind}-{event.id[:6]}.png"
             picture.draw(event, signals, ticks, np.where(np.isfinite(grid), grid, np.nan), self._folder / name)

@@ -117,6 +117,22 @@ class Ticks:
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """What was said of the grid at `K` ticks by `N` scorers.
+
+    Attributes
+    ----------
+    score
+        `(K, N)` -ln p; -inf where too few PMUs have a score.
+    background
+        `(K,)`: how restless the grid has been lately, which the fastest score must exceed by its threshold.
+    """
+
+    score: NDArray[np.float64]
+    background: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class Disturbance:
     """The grid event while it is open.
 
@@ -298,7 +314,7 @@ class Detector:
             grid_ns=NEVER,
         )
 
-    def step(self, state: State, ticks: Ticks, explain: Explain) -> tuple[State, list[Event], NDArray[np.float64]]:
+    def step(self, state: State, ticks: Ticks, explain: Explain) -> tuple[State, list[Event], Words]:
         """Go on by some ticks.
 
         Parameters
@@ -312,25 +328,24 @@ class Detector:
 
         Returns
         -------
-        tuple[State, list[Event], NDArray[np.float64]]
-            The new state; each event that was raised or closed, in order; and `(K, N)` what each scorer says of the
-            grid, -ln p, -inf where too few PMUs have a score.
+        tuple[State, list[Event], Words]
+            The new state; each event that was raised or closed, in order; and what was said of the grid.
         """
         state = state.copy()
         out: list[Event] = []
-        grid = np.empty((len(ticks.time_ns), len(self.windows_ns)))
+        words = Words(np.empty((len(ticks.time_ns), len(self.windows_ns))), np.empty(len(ticks.time_ns)))
         hop = ticks.signals.shape[1]
         frames = np.concatenate([state.recent, ticks.signals.reshape(-1, *ticks.signals.shape[2:])])
         for k, now in enumerate(ticks.time_ns.tolist()):
             state.refused_ns[ticks.refused[k]] = now
             state.recent = frames[(k + 1) * hop : (k + 1) * hop + self.recent]
             tick = self._weigh(state, ticks, k, explain)
-            grid[k] = tick.grid
+            words.score[k], words.background[k] = tick.grid, state.background
             out += self._grid(state, tick)
             out += self._local(state, tick)
             if state.grid is None:
                 state.before = _settle(state.before, _level(tick.signals))
-        return state, out, grid
+        return state, out, words
 
     def open(self, state: State) -> list[Event]:
         """Say what is open.

@@ -12,9 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from baselines import atypicality
 from baselines.compression import Reference
 from baselines.stream_axis import take_streams
@@ -82,14 +79,14 @@ class Output:
     scored
         The ticks that became whole.
     grid
-        `(K, N)` what each scorer says of the grid at those ticks, -ln p; -inf where too few PMUs have a score.
+        What the scorers say of the grid at those ticks.
     """
 
     events: tuple[Event, ...]
     judged: Block
     signals: Block
     scored: scoring.Scored
-    grid: NDArray[np.float64]
+    grid: detection.Words
 
 
 class Pipeline:

@@ -18,7 +18,6 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from gridsense.detection import corroborated, corroborators
 from gridsense.events import Cause, Event, rfc3339
 from gridsense.pipeline import Output
 
@@ -81,13 +80,15 @@ class Screen:
             self.show_event(event)
         self._name(output)
         ticks, fast = output.scored.ticks, output.scored.ticks.tracks[0]
-        k = corroborators(len(self._names))
-        for time_ns, score, refused in zip(ticks.time_ns.tolist(), fast.score, ticks.refused, strict=True):
+        # What stands out from how restless the grid has been lately is what the detector compares.
+        out = np.where(np.isfinite(output.grid.score[:, 0]), output.grid.score[:, 0] - output.grid.background, np.nan)
+        rows = zip(ticks.time_ns.tolist(), fast.score, ticks.refused, np.maximum(out, 0).tolist(), strict=True)
+        for time_ns, score, refused, standing in rows:
             if self._time_ns:
                 self._tick_s = max((time_ns - self._time_ns) / 1e9, 1e-3)
             self._time_ns, self._scores, self._refused = time_ns, score, refused
             self._ticks += 1
-            self._trace.append((time_ns, corroborated(np.where(refused, np.nan, score), k)))
+            self._trace.append((time_ns, standing))
         for track, layer in zip(ticks.tracks, output.scored.layers, strict=True):
             if layer.missing_s.size:
                 self._missing_s[track.name] = float(layer.missing_s[-1].max())

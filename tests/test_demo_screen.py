@@ -143,11 +143,12 @@ def test_a_silent_source_is_seen() -> None:
 def test_a_loud_grid_is_drawn_above_the_threshold(watched: list[Output]) -> None:
     screen = Screen("test", 12.5)
     quiet = Screen("test", 12.5)
+    restless = Screen("test", 12.5)
     for output in watched:
         quiet.show(output)
-        ticks = output.scored.ticks
-        tracks = [replace(track, score=np.full_like(track.score, 150.0)) for track in ticks.tracks]
-        screen.show(replace(output, scored=replace(output.scored, ticks=replace(ticks, tracks=tracks))))
+        grid = replace(output.grid, score=np.full_like(output.grid.score, 150.0))
+        screen.show(replace(output, grid=grid))
+        restless.show(replace(output, grid=replace(grid, background=np.full_like(grid.background, 145.0))))
 
     def bars(lines: list[str]) -> int:
         (row,) = [i for i, line in enumerate(lines) if "┼" in line]
@@ -155,6 +156,7 @@ def test_a_loud_grid_is_drawn_above_the_threshold(watched: list[Output]) -> None
 
     assert bars(drawn(screen, 100, 40)) > 20
     assert bars(drawn(quiet, 100, 40)) == 0
+    assert bars(drawn(restless, 100, 40)) == 0, "it has been so all the time"
 
 
 def test_a_line_of_a_log() -> None:
