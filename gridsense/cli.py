@@ -197,7 +197,7 @@ def detect(
 
     What is typical is learned from the beginning of the files (`--learn`), or from quiet time of the same PMUs
     (`--reference`). Until it is learned nothing is scored, and that is said. The slower scorers want more: four minutes
-    for what shows over ten seconds, half an hour for what shows over a minute.
+    for what shows over ten seconds, 24 minutes for what shows over a minute.
 
     Several files are read side by side in event time, as if their sources were live. An event is printed once, when it
     has ended; `end` is null where it lasts to the end of the files.

@@ -26,6 +26,8 @@ from streams.channels import ChannelTable, Quantity
 TURNING = (Quantity.VOLTAGE_ANGLE, Quantity.CURRENT_ANGLE)
 TOP = 5
 """Terms of an explanation."""
+PERIODS = 24
+"""How many of its periods a summary is learned from: four minutes for ten seconds, 24 minutes for a minute."""
 LAYERS = 3
 """The newest fit, ten seconds, a minute."""
 
@@ -46,8 +48,11 @@ def settings(rate_hz: float, learn_s: float) -> atypicality.Settings:
         With `LAYERS` layers, fastest first. A window with more than a tenth of its frames missing is refused: a fit on
         fewer varies more than those it is compared with.
     """
-    ten = replace(atypicality.TEN_SECONDS, learn_s=240.0)
-    layers = (replace(atypicality.FAST, learn_s=learn_s), ten, atypicality.MINUTE)
+    summaries = (atypicality.TEN_SECONDS, atypicality.MINUTE)
+    layers = (
+        replace(atypicality.FAST, learn_s=learn_s),
+        *(replace(layer, learn_s=PERIODS * layer.period_s) for layer in summaries),
+    )
     return atypicality.Settings(rate_hz, layers, floor=0.9)
 
 
