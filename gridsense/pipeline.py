@@ -10,7 +10,7 @@ is a pure function of its state and its input, so the same frames give the same 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from baselines import atypicality
 from baselines.compression import Reference
@@ -216,6 +216,7 @@ class _Stages:
         else:
             self.score = self.scorers.carry(old.scorers, old.score)
         self.outage, self.detect = self.outages.initial(), self.detector.initial()
+        self.inherited = old.open_events() if old else []
 
     def feed(self, batches: Sequence[tuple[str, FrameBatch]], now_ns: int | None) -> list[Output]:
         """Align, then each run through the rest."""
@@ -231,7 +232,7 @@ class _Stages:
 
     def open_events(self) -> list[Event]:
         """Events that last."""
-        return [*self.outage.open.values(), *self.detector.open(self.detect)]
+        return [*self.inherited, *self.outage.open.values(), *self.detector.open(self.detect)]
 
     def learned(self) -> Learned:
         """Take out what is typical by now."""
@@ -250,7 +251,10 @@ class _Stages:
         self.score, scored = self.scorers.step(self.score, signals, codes)
         explain = self.scorers.explain(self.score, scored)
         self.detect, events, grid = self.detector.step(self.detect, scored.ticks, explain)
-        return [Output((*troubles, *events), judged, signals, scored, grid)]
+        # What was open under the old table ends here: what goes on is seen anew.
+        ended = [replace(event, end_ns=max(int(judged.time_ns[0]), event.raised_ns)) for event in self.inherited]
+        self.inherited = []
+        return [Output((*ended, *troubles, *events), judged, signals, scored, grid)]
 
 
 def _references(learned: Learned | None, table: ChannelTable) -> tuple[Reference, ...] | None:

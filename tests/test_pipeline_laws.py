@@ -112,3 +112,16 @@ def test_duplicates_change_nothing() -> None:
     events, scores, _ = run(rounds(parts, [30 * k for k in range(1, SECONDS)]))
     assert events == whole()[0]
     np.testing.assert_array_equal(scores, whole()[1])
+
+
+def test_an_event_that_is_open_when_a_source_joins_is_ended_not_lost() -> None:
+    north, south = streams()
+    late = cut(south[1], south[1].time_ns >= START_NS + 62 * 10**9)
+    todo = rounds((north, (south[0], late)), [30 * k for k in range(1, SECONDS)])
+    pipeline = Pipeline(LEARN)
+    events = [e for r in todo for o in pipeline.feed(r) for e in o.events]
+    events += [e for o in pipeline.finish() for e in o.events]
+    lasting = pipeline.open_events()
+    raised = {e.id for e in events if e.end_ns is None}
+    assert raised
+    assert raised == {e.id for e in events if e.end_ns is not None} | {e.id for e in lasting}
