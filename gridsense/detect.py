@@ -6,6 +6,7 @@ to a stream of JSON lines, to a store, and into pictures.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from gridsense.pipeline import Learned, Output, Pipeline, Settings
 from gridsense.sources import Source, read_rounds
 from gridsense.store import EventStore
 from streams.block import Block
+
+log = logging.getLogger(__name__)
 
 _UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 KEPT_S = 300.0
@@ -172,7 +175,7 @@ def detect(
     Returns
     -------
     Result
-        Everything that was found.
+        Everything that was found. An `InputError` says that what is typical was learned of other PMUs.
     """
     pipeline = Pipeline(settings, learned)
     events: dict[str, Event] = {}
@@ -185,13 +188,28 @@ def detect(
             for sink in sinks:
                 sink.take(output)
 
+    strangers: tuple[str, ...] = ()
     for together in read_rounds(sources):
         take(pipeline.feed(together))
+        if learned is not None and strangers != pipeline.strangers():
+            strangers = pipeline.strangers()
+            _name_strangers(strangers, known=len(pipeline.typical()) - len(strangers))
     take(pipeline.finish())
     for sink in sinks:
         sink.close(pipeline.open_events())
     found = tuple(sorted(events.values(), key=lambda e: (e.onset_ns, e.id)))
     return Result(found, watch.frames, watch.grid_s, watch.learning_s, watch.learning, pipeline.typical())
+
+
+def _name_strangers(strangers: Sequence[str], *, known: int) -> None:
+    """Say of which PMUs the reference knows nothing; refuse one that knows nothing of any."""
+    some = ", ".join(strangers[:3]) + (" ..." if len(strangers) > 3 else "")
+    if not known:
+        raise InputError(
+            f"the reference is of other PMUs, or of other signals of theirs: it knows nothing of {some}; "
+            "give quiet time of the same PMUs in the same format, or --learn instead"
+        )
+    log.warning("the reference knows nothing of %d PMUs (%s): they learn from the stream", len(strangers), some)
 
 
 class _Watch:

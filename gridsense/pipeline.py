@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from baselines import atypicality
-from baselines.compression import Reference
-from baselines.stream_axis import take_streams
+from baselines.compression import Reference, blank_reference
+from baselines.stream_axis import join_streams, take_streams
 from gridsense import detection, outages, scoring
 from gridsense.events import Event
 from streams import align, derive, quality
@@ -159,6 +161,16 @@ class Pipeline:
         """
         return self._stages.scorers.typical(self._stages.score) if self._stages else {}
 
+    def strangers(self) -> tuple[str, ...]:
+        """Name the PMUs of which the given reference knows nothing, or other signals: they learn from the stream.
+
+        Returns
+        -------
+        tuple[str, ...]
+            In the order of the table; none before the first frame.
+        """
+        return _strangers(self._learned, self._stages.scorers.table) if self._stages else ()
+
     def learned(self) -> Learned | None:
         """Take out what has been learned.
 
@@ -258,8 +270,20 @@ class _Stages:
 
 
 def _references(learned: Learned | None, table: ChannelTable) -> tuple[Reference, ...] | None:
-    """Find what was learned of a table's PMUs; if one was not there, or had other signals, all learn anew."""
+    """Find what was learned of a table's PMUs; one that was not there, or had other signals, learns anew."""
     if learned is None or learned.table.width != table.width:
         return None
+    place, count = align.carried(learned.table, table), len(table.pmus)
+    where = np.where(place < 0, np.arange(count), place + count)
+    return tuple(
+        take_streams(join_streams([blank_reference(count, reference.used.shape[1]), reference]), where)
+        for reference in learned.references
+    )
+
+
+def _strangers(learned: Learned | None, table: ChannelTable) -> tuple[str, ...]:
+    """Name the PMUs of a table of which nothing was learned, or other signals."""
+    if learned is None or learned.table.width != table.width:
+        return tuple(pmu.name for pmu in table.pmus)
     place = align.carried(learned.table, table)
-    return None if (place < 0).any() else tuple(take_streams(reference, place) for reference in learned.references)
+    return tuple(pmu.name for pmu, p in zip(table.pmus, place.tolist(), strict=True) if p < 0)

@@ -70,6 +70,22 @@ def test_a_reference_of_quiet_time_replaces_learning(tmp_path: Path, capsys: pyt
     assert json.loads(line)["data"]["cause"] == "grid"
 
 
+def test_a_reference_of_other_pmus_is_refused_and_of_some_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet, other, both = tmp_path / "quiet.parquet", tmp_path / "other.parquet", tmp_path / "both.parquet"
+    write_parquet(quiet, [small_grid("north", 1, 4, 1, onset_s=1e9)])
+    write_parquet(other, [small_grid("south", 9, 3, 3, seconds=20, onset_s=8.0)])
+    write_parquet(both, [small_grid("north", 1, 6, 3, seconds=20, onset_s=8.0)])
+    assert run(["detect", str(other), "--reference", str(quiet)]) == 3
+    assert "it knows nothing of south0, south1, south2" in capsys.readouterr().err
+    assert run(["detect", str(both), "--reference", str(quiet)]) == 0
+    printed = capsys.readouterr()
+    assert "knows nothing of 2 PMUs (north4, north5)" in printed.err
+    (line,) = printed.out.splitlines()
+    assert set(json.loads(line)["data"]["pmus"]) == {"north0", "north1", "north2", "north3"}
+
+
 def test_too_little_reference_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = tmp_path / "short.parquet"
     write_parquet(short, [small_grid("north", 1, 4, 1, seconds=20, onset_s=8.0)])
