@@ -7,7 +7,7 @@ a standing condition, not an event.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,8 +46,6 @@ class State:
         `(S, C)`: the channel has been good at least once.
     begin_ns, last_ns
         First and last refused frame of the run under way; `NEVER` where there is none.
-    reason
-        uint8: the reason with which that run began.
     open
         Raised events by column.
     """
@@ -55,7 +53,6 @@ class State:
     seen_good: NDArray[np.bool_]
     begin_ns: NDArray[np.int64]
     last_ns: NDArray[np.int64]
-    reason: NDArray[np.uint8]
     open: dict[int, Event]
 
 
@@ -94,19 +91,31 @@ class Outages:
         Name of what is watched, for the events.
     persist_s
         How long a run must last to be an event.
+    carrier
+        `(S,)`: which connection or concentrator carries each PMU: what falls silent together. None where that is the
+        PMUs' `source`.
     merge_s
         Good time after which a run has ended; a shorter one does not interrupt it.
     """
 
-    def __init__(self, table: ChannelTable, source: str, persist_s: float, merge_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        table: ChannelTable,
+        source: str,
+        persist_s: float,
+        carrier: Sequence[str] | None = None,
+        *,
+        merge_s: float = 1.0,
+    ) -> None:
         carried: dict[str, list[int]] = {}
-        for s, pmu in enumerate(table.pmus):
-            carried.setdefault(pmu.source, []).append(s)
+        for s, name in enumerate(carrier or [pmu.source for pmu in table.pmus]):
+            carried.setdefault(name, []).append(s)
         self.table = table
         self.source = source
         self.persist_ns = round(persist_s * 1e9)
         self.merge_ns = round(merge_s * 1e9)
-        self.shared = [np.array(places) for places in carried.values() if len(places) > 1]
+        shared = [(name, np.array(places)) for name, places in carried.items() if len(places) > 1]
+        self.names, self.shared = [name for name, _ in shared], [places for _, places in shared]
 
     def initial(self) -> State:
         """Begin with nothing seen.
@@ -121,7 +130,6 @@ class Outages:
             seen_good=np.zeros((len(self.table.pmus), self.table.width), bool),
             begin_ns=np.full(columns, NEVER),
             last_ns=np.full(columns, NEVER),
-            reason=np.zeros(columns, np.uint8),
             open={},
         )
 
@@ -142,7 +150,7 @@ class Outages:
         """
         codes, seen_good = refused(block, state.seen_good)
         columns = self._with_sources(codes)
-        begin, last, reason = state.begin_ns.copy(), state.last_ns.copy(), state.reason.copy()
+        begin, last = state.begin_ns.copy(), state.last_ns.copy()
         open_ = dict(state.open)
         changes: list[tuple[int, int, Event]] = []
 
@@ -154,16 +162,18 @@ class Outages:
                     changes.append((int(last[column]) + self.merge_ns, column, event))
 
         for c in np.flatnonzero((columns != 0).any(axis=0) | (begin != NEVER)).tolist():
-            for start_ns, stop_ns, code in _runs(block.time_ns, columns[:, c]):
-                end_before(c, start_ns)
+            for start, stop in _runs(columns[:, c]):
+                end_before(c, int(block.time_ns[start]))
                 if begin[c] == NEVER:
-                    begin[c], reason[c] = start_ns, code
-                last[c] = stop_ns
-                if stop_ns - begin[c] >= self.persist_ns and c not in open_:
-                    open_[c] = self._event(c, int(begin[c]), Reason(int(reason[c])))
+                    begin[c] = block.time_ns[start]
+                last[c] = block.time_ns[stop]
+                due_ns = int(begin[c]) + self.persist_ns
+                if last[c] >= due_ns and c not in open_:
+                    due = max(start, int(np.searchsorted(block.time_ns, due_ns)))
+                    open_[c] = self._event(c, int(begin[c]), Reason(int(columns[due, c])))
                     changes.append((open_[c].raised_ns, c, open_[c]))
             end_before(c, int(block.time_ns[-1]))
-        new = State(seen_good=seen_good, begin_ns=begin, last_ns=last, reason=reason, open=open_)
+        new = State(seen_good=seen_good, begin_ns=begin, last_ns=last, open=open_)
         return new, codes, [event for _, _, event in sorted(changes, key=lambda change: change[:2])]
 
     def _with_sources(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -186,7 +196,7 @@ class Outages:
         if of_source < 0:
             sentence = f"{pmus[0]}: {words}"
         else:
-            sentence = f"{self.table.pmus[places[0]].source}: all {len(pmus)} PMUs are silent at once"
+            sentence = f"{self.names[of_source]}: all {len(pmus)} PMUs are silent at once"
         return Event(
             id=event_id(self.source, begin_ns, pmus[0], cause),
             source=self.source,
@@ -204,9 +214,9 @@ class Outages:
         )
 
 
-def _runs(time_ns: NDArray[np.int64], codes: NDArray[np.uint8]) -> Iterator[tuple[int, int, int]]:
-    """First time, last time and first reason of each run of refused frames in one column."""
+def _runs(codes: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+    """First and last frame of each run of refused frames in one column."""
     bad = np.concatenate([[False], codes != 0, [False]])
     edges = np.flatnonzero(bad[1:] != bad[:-1])
     for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        yield int(time_ns[start]), int(time_ns[stop - 1]), int(codes[start])
+        yield start, stop - 1

@@ -220,7 +220,7 @@ class _Stages:
         self.align, self.quality, self.derive = aligning, judging, deriving
         table, signals, rate_hz = aligning.layout.table, deriving.plan.table, aligning.rate_hz
         self.scorers = scoring.Scorers(scoring.settings(rate_hz, settings.learn_s), signals)
-        self.outages = outages.Outages(table, settings.source, settings.persist_s)
+        self.outages = outages.Outages(table, settings.source, settings.persist_s, _carriers(aligning.layout))
         hop, windows_s = self.scorers.settings.hop, self.scorers.window_s
         self.detector = detection.Detector(settings.detection, signals, settings.source, rate_hz, hop, windows_s)
         if old is None:
@@ -267,6 +267,18 @@ class _Stages:
         ended = [replace(event, end_ns=max(int(judged.time_ns[0]), event.raised_ns)) for event in self.inherited]
         self.inherited = []
         return [Output((*ended, *troubles, *events), judged, signals, scored, grid)]
+
+
+def _carriers(layout: align.Layout) -> list[str]:
+    """Name what carries each PMU: its source where that has one stream, else the stream."""
+    sources = [pmu.source for pmu in layout.table.pmus]
+    streams: dict[str, set[int]] = {}
+    for source, n in zip(sources, layout.source_of.tolist(), strict=True):
+        streams.setdefault(source, set()).add(n)
+    return [
+        source if source and len(streams[source]) == 1 else layout.sources[n]
+        for source, n in zip(sources, layout.source_of.tolist(), strict=True)
+    ]
 
 
 def _references(learned: Learned | None, table: ChannelTable) -> tuple[Reference, ...] | None:

@@ -156,20 +156,23 @@ def cut(batch: FrameBatch, rows: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> 
 
 
 def _groups(source: Source) -> Iterator[Round]:
-    """Batches of a file that belong to one stretch of it; a source may carry several streams, told apart by ID code."""
-    if isinstance(source, Path):
-        for name, item in read_frames(source):
-            if isinstance(item, FrameBatch) and len(item.time_ns):
-                yield [(f"{name}#{item.table.pmus[0].id_code}", item)]
-        return
-    group: Round = []
-    for batch in read_archive(source, rows=ARCHIVE_ROWS):
-        first = batch.table.pmus[0]
-        name = f"{first.source}#{first.id_code}"
-        if any(name == other for other, _ in group):
-            yield group
-            group = []
-        if len(batch.time_ns):
-            group.append((name, batch))
+    """Batches of one stretch of a file: its streams take turns, so a name that returns begins the next."""
+    group: dict[str, FrameBatch] = {}
+    for name, batch in _batches(source):
+        if name in group:
+            yield list(group.items())
+            group = {}
+        group[name] = batch
     if group:
-        yield group
+        yield list(group.items())
+
+
+def _batches(source: Source) -> Iterator[tuple[str, FrameBatch]]:
+    """Every batch of a file with the name of its stream: a source may carry several, told apart by ID code."""
+    if isinstance(source, Path):
+        batches = ((name, item) for name, item in read_frames(source) if isinstance(item, FrameBatch))
+    else:
+        batches = ((batch.table.pmus[0].source, batch) for batch in read_archive(source, rows=ARCHIVE_ROWS))
+    for name, batch in batches:
+        if len(batch.time_ns):
+            yield f"{name}#{batch.table.pmus[0].id_code}", batch

@@ -13,8 +13,10 @@ import pytest
 
 from gridsense.cli import run
 from gridsense.detect import seconds
+from gridsense.encoding import made_encoder
 from gridsense.errors import UsageError
 from streams.archives import write_parquet
+from streams.c37118.configuration import encode_configuration
 from tests.reference.small_grid import small_grid
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "real"
@@ -59,6 +61,21 @@ def test_two_files_side_by_side_give_one_grid_event(
         rows = db.execute("SELECT cause, kind FROM event").fetchall()
     db.close()
     assert rows == [("grid", "fault")]
+
+
+def test_two_concentrators_in_one_byte_stream_stand_side_by_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    octets = b""
+    for code, batch in enumerate((small_grid("north", 1, 4, 1), small_grid("south", 5, 3, 2)), 101):
+        encoder = made_encoder(batch.table, batch.rate_hz, code)
+        octets += b"".join(encode_configuration(encoder.configuration)) + encoder.encode(batch)
+    stream = tmp_path / "stream.c37118"
+    stream.write_bytes(octets)
+    assert run(["detect", str(stream), "--learn", "25s"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    data = json.loads(line)["data"]
+    assert (data["cause"], data["kind"], len(data["pmus"])) == ("grid", "fault", 7)
 
 
 def test_a_reference_of_quiet_time_replaces_learning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
