@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -203,10 +202,9 @@ def test_an_interrupt_ends_it_with_the_summary_so_far(folder: Path, *, terminal:
     console = Console(
         file=Impatient("GRID"), width=120, height=40, force_terminal=terminal, color_system=None if terminal else "auto"
     )
-    outcome = show.run(console, 0, folder)
+    outcome = show.run(console, 20, folder)  # paced, so that the screen is drawn on the way and not only at the end
     assert outcome is not None
     assert not outcome.whole
-    assert outcome.grid_s < 14
     assert [f.event is not None for f in outcome.grid] == [True]
     assert "stopped before the end" in text(console)
 
@@ -234,10 +232,8 @@ def test_the_bundled_grid() -> None:
     labels = json.loads((bundle / show.LABELS).read_text())
     grid = sum(label["cause"] == Cause.GRID for label in labels)
     program = [sys.executable, "-c", "from gridsense.cli import main; main()", "demo", "--speed", "0"]
-    begin_s = time.monotonic()
     done = subprocess.run(program, capture_output=True, text=True, timeout=170, check=False)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - begin_s < 170
     out = " ".join(done.stdout.split())
     assert f"grid disturbances {grid} of {grid} found" in out
     assert "false grid events 0 in" in out
