@@ -213,20 +213,15 @@ class State:
         State
             Independent of this one.
         """
-        return State(
-            self.standing.copy(),
-            self.armed.copy(),
-            self.active_ns.copy(),
-            self.fast_ns.copy(),
-            self.refused_ns.copy(),
-            self.before,
-            self.recent,
-            self.past,
-            self.background,
-            dict(self.pending),
-            dict(self.local),
-            self.grid,
-            self.grid_ns,
+        return replace(
+            self,
+            standing=self.standing.copy(),
+            armed=self.armed.copy(),
+            active_ns=self.active_ns.copy(),
+            fast_ns=self.fast_ns.copy(),
+            refused_ns=self.refused_ns.copy(),
+            pending=dict(self.pending),
+            local=dict(self.local),
         )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from baselines import atypicality
 from baselines.compression import Reference, blank_reference
@@ -169,7 +170,11 @@ class Pipeline:
         tuple[str, ...]
             In the order of the table; none before the first frame.
         """
-        return _strangers(self._learned, self._stages.scorers.table) if self._stages else ()
+        if self._stages is None or self._learned is None:
+            return ()
+        table = self._stages.scorers.table
+        unknown = np.flatnonzero(_places(self._learned, table) < 0)
+        return tuple(table.pmus[s].name for s in unknown.tolist())
 
     def learned(self) -> Learned | None:
         """Take out what has been learned.
@@ -281,21 +286,20 @@ def _carriers(layout: align.Layout) -> list[str]:
     ]
 
 
+def _places(learned: Learned, table: ChannelTable) -> NDArray[np.intp]:
+    """`(S,)`: where in the reference each PMU stands; -1 where it was not there, or had other signals."""
+    if learned.table.width != table.width:
+        return np.full(len(table.pmus), -1)
+    return align.carried(learned.table, table)
+
+
 def _references(learned: Learned | None, table: ChannelTable) -> tuple[Reference, ...] | None:
-    """Find what was learned of a table's PMUs; one that was not there, or had other signals, learns anew."""
-    if learned is None or learned.table.width != table.width:
+    """Find what was learned of a table's PMUs; the others learn anew."""
+    if learned is None or (_places(learned, table) < 0).all():
         return None
-    place, count = align.carried(learned.table, table), len(table.pmus)
+    place, count = _places(learned, table), len(table.pmus)
     where = np.where(place < 0, np.arange(count), place + count)
     return tuple(
         take_streams(join_streams([blank_reference(count, reference.used.shape[1]), reference]), where)
         for reference in learned.references
     )
-
-
-def _strangers(learned: Learned | None, table: ChannelTable) -> tuple[str, ...]:
-    """Name the PMUs of a table of which nothing was learned, or other signals."""
-    if learned is None or learned.table.width != table.width:
-        return tuple(pmu.name for pmu in table.pmus)
-    place = align.carried(learned.table, table)
-    return tuple(pmu.name for pmu, p in zip(table.pmus, place.tolist(), strict=True) if p < 0)

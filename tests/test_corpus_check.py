@@ -12,28 +12,9 @@ from gridsense.events import Cause, Event
 from gridsense.judging import Label, judge
 from scripts.check import corpus
 from scripts.check.corpus import SLOW, Watched, as_json, as_markdown, exit_status, failures, measure, promises
+from tests.reference.made_event import S, made_event
 
-S = 1_000_000_000
 KINDS = ("fault", "line_trip", "generator_trip", "load_step")
-
-
-def event(raised_s: float, cause: Cause = Cause.GRID) -> Event:
-    ns = round(raised_s * S)
-    return Event(
-        id=f"{cause}{raised_s}",
-        source="t",
-        onset_ns=ns,
-        raised_ns=ns,
-        end_ns=ns,
-        cause=cause,
-        kind="fault",
-        first_pmu="a",
-        pmus=("a",),
-        minus_ln_p=20.0,
-        scorer="fast",
-        contributions=(),
-        sentence="voltage fell",
-    )
 
 
 def stream(events: list[Event], labels: list[Label], minutes: float = 1.0) -> Watched:
@@ -42,7 +23,7 @@ def stream(events: list[Event], labels: list[Label], minutes: float = 1.0) -> Wa
 
 
 def disturbance(kind: str, *raised_s: float) -> Watched:
-    return stream([event(s) for s in raised_s], [Label(kind, Cause.GRID, 10 * S, 10 * S, "bus 1")])
+    return stream([made_event(s) for s in raised_s], [Label(kind, Cause.GRID, 10 * S, 10 * S, "bus 1")])
 
 
 def data_fault(*events: Event) -> Watched:
@@ -53,8 +34,8 @@ def good() -> list[Watched]:
     return [
         *(disturbance(kind, 10.3) for kind in KINDS),
         disturbance(SLOW, 14.0),
-        data_fault(event(12.0, Cause.DATA)),
-        stream([event(5.0, Cause.DATA)], [], 30.0),
+        data_fault(made_event(12.0, Cause.DATA)),
+        stream([made_event(5.0, Cause.DATA)], [], 30.0),
     ]
 
 
@@ -75,10 +56,10 @@ def test_all_kept() -> None:
         (disturbance("line_trip"), "line trip"),
         (disturbance(SLOW), "forced oscillation"),
         (disturbance(SLOW, 26.0), "forced oscillation"),
-        (stream([event(12.0, Cause.UNKNOWN)], [Label("fault", Cause.GRID, 10 * S, 10 * S, "b")]), "every fault"),
+        (stream([made_event(12.0, Cause.UNKNOWN)], [Label("fault", Cause.GRID, 10 * S, 10 * S, "b")]), "every fault"),
         (disturbance("fault", 10.1, 12.0, 14.0), "events per disturbance"),
-        (data_fault(event(12.0)), "data fault is never"),
-        (stream([event(60.0)], []), "of ambient"),
+        (data_fault(made_event(12.0)), "data fault is never"),
+        (stream([made_event(60.0)], []), "of ambient"),
         (disturbance("fault", 1.0, 10.1), "beside a disturbance"),
     ],
 )

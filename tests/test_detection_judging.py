@@ -10,29 +10,9 @@ from pathlib import Path
 import pytest
 
 from gridsense.errors import LabelError
-from gridsense.events import Cause, Event
+from gridsense.events import Cause
 from gridsense.judging import Label, judge, read_labels, rows
-
-S = 1_000_000_000
-
-
-def event(raised_s: float, cause: Cause = Cause.GRID, name: str = "") -> Event:
-    ns = round(raised_s * S)
-    return Event(
-        id=name or f"{cause}{raised_s}",
-        source="t",
-        onset_ns=ns,
-        raised_ns=ns,
-        end_ns=ns,
-        cause=cause,
-        kind="fault",
-        first_pmu="a",
-        pmus=("a",),
-        minus_ln_p=20.0,
-        scorer="fit",
-        contributions=(),
-        sentence="",
-    )
+from tests.reference.made_event import S, made_event
 
 
 def label(onset_s: float, cause: Cause = Cause.GRID, kind: str = "fault") -> Label:
@@ -40,7 +20,7 @@ def label(onset_s: float, cause: Cause = Cause.GRID, kind: str = "fault") -> Lab
 
 
 def test_first_event_answers_and_the_rest_repeat() -> None:
-    verdict = judge([event(10.6), event(15.0), event(10.6)], [label(10.0)], 1.0)
+    verdict = judge([made_event(10.6), made_event(15.0), made_event(10.6)], [label(10.0)], 1.0)
     (finding,) = verdict.findings
     assert finding.delay_s == pytest.approx(0.6)
     assert finding.repeats == 1
@@ -48,19 +28,19 @@ def test_first_event_answers_and_the_rest_repeat() -> None:
 
 
 def test_next_disturbance_takes_its_own_event() -> None:
-    verdict = judge([event(10.5), event(18.5)], [label(10.0), label(18.0)], 1.0)
+    verdict = judge([made_event(10.5), made_event(18.5)], [label(10.0), label(18.0)], 1.0)
     assert [f.repeats for f in verdict.findings] == [0, 0]
     assert [round(f.delay_s, 3) for f in verdict.findings] == [0.5, 0.5]
 
 
 def test_an_event_that_answers_nothing_is_false() -> None:
-    verdict = judge([event(100.0)], [label(10.0)], 1.0)
+    verdict = judge([made_event(100.0)], [label(10.0)], 1.0)
     assert verdict.findings[0].event is None
     assert [e.raised_ns for e in verdict.false_grid] == [100 * S]
 
 
 def test_data_trouble_called_grid_is_counted_against_it() -> None:
-    verdict = judge([event(10.5)], [label(10.0, Cause.DATA, "stuck")], 1.0)
+    verdict = judge([made_event(10.5)], [label(10.0, Cause.DATA, "stuck")], 1.0)
     (row,) = rows([verdict])
     assert (row.kind, row.happened, row.found, row.called_grid) == ("stuck", 1, 0, 1)
     assert len(verdict.false_grid) == 1
@@ -68,7 +48,7 @@ def test_data_trouble_called_grid_is_counted_against_it() -> None:
 
 
 def test_rows_sum_over_streams() -> None:
-    verdicts = [judge([event(10.0 + d)], [label(10.0)], 1.0) for d in (0.2, 0.4, 1.0)]
+    verdicts = [judge([made_event(10.0 + d)], [label(10.0)], 1.0) for d in (0.2, 0.4, 1.0)]
     (row,) = rows(verdicts)
     assert (row.happened, row.found, row.events_each) == (3, 3, 1.0)
     assert row.delay_p50_s == pytest.approx(0.4)
@@ -92,7 +72,7 @@ def test_labels_that_are_not_labels_are_refused(tmp_path: Path) -> None:
 
 def test_a_data_fault_is_answered_for_its_own_pmu_only() -> None:
     stuck = Label("stuck", Cause.DATA, 10 * S, 20 * S, "b", ("b",))
-    elsewhere, own = event(10.5, Cause.DATA), replace(event(14.0, Cause.DATA), pmus=("b", "c"))
+    elsewhere, own = made_event(10.5, Cause.DATA), replace(made_event(14.0, Cause.DATA), pmus=("b", "c"))
     verdict = judge([elsewhere, own], [stuck], 1.0)
     assert verdict.findings[0].events == (own,)
     assert verdict.others == (elsewhere,)
@@ -102,6 +82,6 @@ def test_a_data_fault_is_answered_for_its_own_pmu_only() -> None:
 def test_data_faults_at_two_pmus_at_once_each_have_their_event() -> None:
     first = Label("ratio_drift", Cause.DATA, 10 * S, 30 * S, "a", ("a",))
     second = Label("stuck", Cause.DATA, 12 * S, 30 * S, "b", ("b",))
-    late, soon = event(15.0, Cause.DATA), replace(event(14.0, Cause.DATA), pmus=("b",))
+    late, soon = made_event(15.0, Cause.DATA), replace(made_event(14.0, Cause.DATA), pmus=("b",))
     verdict = judge([soon, late], [first, second], 1.0)
     assert [f.event for f in verdict.findings] == [late, soon]

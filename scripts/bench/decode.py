@@ -12,9 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import venv
-from collections.abc import Callable
 from pathlib import Path
 
 # One core, whatever the machine has: this must be said before NumPy is loaded.
@@ -28,6 +26,7 @@ from fastcrc.crc16 import ibm_3740  # noqa: E402  # with numpy
 from rich.console import Console  # noqa: E402  # with numpy
 from rich.table import Table  # noqa: E402  # with numpy
 
+from scripts.timing import best_s  # noqa: E402  # after the path
 from streams.block import FrameBatch  # noqa: E402  # after the path
 from streams.c37118.configuration import (  # noqa: E402  # after the path
     ConfigurationFrame,
@@ -64,33 +63,6 @@ for _ in range(int(sys.argv[3])):
 first = CommonFrame.convert2frame(frames[0], cfg)
 print(json.dumps({"s_per_frame": best / len(frames), "phasors": first.get_phasors(), "frequency": first.get_freq()}))
 """
-
-
-def best_s(call: Callable[[], object], least_s: float, rounds: int = 5) -> float:
-    """Time the fastest of some calls, after one that warms the caches.
-
-    Parameters
-    ----------
-    call
-        What is timed.
-    least_s
-        Go on until so many seconds have been spent.
-    rounds
-        And at least so often.
-
-    Returns
-    -------
-    float
-        Seconds.
-    """
-    call()
-    best, spent, done = np.inf, 0.0, 0
-    while done < rounds or spent < least_s:
-        start = time.perf_counter()
-        call()
-        took = time.perf_counter() - start
-        best, spent, done = min(best, took), spent + took, done + 1
-    return float(best)
 
 
 def make_stream(

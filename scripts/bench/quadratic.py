@@ -9,8 +9,6 @@ import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 # One core, whatever the machine has: this must be said before NumPy is loaded.
@@ -24,37 +22,11 @@ import numpy as np  # noqa: E402  # after the number of threads
 from numpy.typing import NDArray  # noqa: E402  # with numpy
 
 from baselines.quadratic import fit, fit_every_frame, window_points  # noqa: E402  # after the path
+from scripts.timing import best_s  # noqa: E402  # after the path
 
 RATE_HZ = 30.0
 GAPS = 0.01
 POLYFIT_COLUMNS = 25
-
-
-def best_s(call: Callable[[], object], least_s: float, rounds: int = 5) -> float:
-    """Time the fastest of some calls, after one that warms the caches.
-
-    Parameters
-    ----------
-    call
-        What is timed.
-    least_s
-        Go on until so many seconds have been spent.
-    rounds
-        And at least so often.
-
-    Returns
-    -------
-    float
-        Seconds.
-    """
-    call()
-    best, spent, done = np.inf, 0.0, 0
-    while done < rounds or spent < least_s:
-        start = time.perf_counter()
-        call()
-        took = time.perf_counter() - start
-        best, spent, done = min(best, took), spent + took, done + 1
-    return float(best)
 
 
 def polyfit_loop(values: NDArray[np.float32]) -> NDArray[np.float64]:
