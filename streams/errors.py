@@ -5,7 +5,9 @@
     ├── FrameError          bytes that claim to be a frame are not one
     │   └── ConfigurationError   a configuration frame contradicts itself
     ├── ArchiveError        a Parquet or CSV archive cannot be read or written
-    └── AlignmentError      sources cannot stand on one reporting grid
+    ├── AlignmentError      sources cannot stand on one reporting grid
+    └── LogError            the log cannot be read or written
+        └── LogFullError    there is no room for it now
 
 A class exists only where a caller catches it differently. A message says what, which, and what to do.
 """
@@ -35,3 +37,11 @@ class ArchiveError(StreamsError):
 
 class AlignmentError(StreamsError):
     """Sources cannot stand on one reporting grid, for example at different rates."""
+
+
+class LogError(StreamsError):
+    """The log cannot be read or written; the message names its file."""
+
+
+class LogFullError(LogError):
+    """There is no room to write now; it may be tried again."""

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("baselines", "gridsense", "models", "streams")
 MAY_IMPORT = {
-    "streams": {"numpy", "pyarrow", "dpkt", "fastcrc", "msgspec"},
+    "streams": {"comtrade", "numpy", "pyarrow", "dpkt", "fastcrc", "msgspec"},
     "baselines": {"numpy", "scipy"},
     "models": {"numpy", "scipy"},
     "gridsense": {
@@ -29,6 +29,10 @@ MAY_IMPORT = {
         "rich",
         "cyclopts",
         "matplotlib",
+        "prometheus_client",
+        "pydantic",
+        "pydantic_settings",
+        "structlog",
         "streams",
         "baselines",
         "models",
