@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from fractions import Fraction
 from functools import cached_property
@@ -60,6 +60,13 @@ ROUNDING = 4e-7
 
 CHUNK = 1 << 22
 """Samples of a block that are worked on at a time."""
+
+PAGE = 10
+"""Vectors of a page of the learning buffer: a step copies the pages that it writes to, and no others."""
+
+LEARN_NUMBERS = 1 << 18
+"""Numbers that streams learn from at one tick, as many streams as that makes: the others wait for the next tick, so
+that a grid of thousands does not hold up its own scores for minutes."""
 
 
 class Status(IntEnum):
@@ -236,14 +243,15 @@ class LayerState:
     Attributes
     ----------
     gathered
-        `(S, n, D)` float32: vectors learned so far; `(S, 0, D)` once all streams have learned.
+        Pages of `(S, PAGE, D)` float32, the vectors gathered so far one page after the other; `(S, 0, D)` while nothing
+        is on a page, and once all streams have learned.
     taken
         `(S,)` int64: how many of them.
     reference
         What is typical.
     """
 
-    gathered: NDArray[np.float32]
+    gathered: tuple[NDArray[np.float32], ...]
     taken: NDArray[np.int64]
     reference: Reference
 
@@ -307,7 +315,7 @@ class Scores:
     status
         `(K, S)` uint8: `Status`.
     missing_s
-        `(K, S)` float32: seconds of reference still to be learned; 0 where none.
+        `(K, S)` float32: seconds of reference still to be learned; 0 where the stream has learned.
     pattern
         `(K, S)` int8: the nearest typical pattern; -1 unless `SCORED`.
     vectors
@@ -367,8 +375,7 @@ def initial(
                     f"the {len(references)} references have {[r.used.shape for r in references]}"
                 )
             reference = references[i]
-        room = 0 if reference.learned.all() else settings.vectors(layer)
-        gathered = np.full((streams, room, columns), np.nan, np.float32)
+        gathered = (np.empty((streams, 0, columns), np.float32),) * ceil(settings.vectors(layer) / PAGE)
         layers.append(LayerState(gathered, np.zeros(streams, np.int64), reference))
     turns = np.zeros((streams, channels), np.float32) if turn is None else turn.astype(np.float32)
     return State(
@@ -399,6 +406,31 @@ def references_of(state: State) -> tuple[Reference, ...]:
         One for each layer; `to_arrays` and `from_arrays` store it, `take_streams` selects.
     """
     return tuple(layer.reference for layer in state.layers)
+
+
+def settle(settings: Settings, state: State) -> State:
+    """Let the streams learn at once that have gathered enough and wait for their turn: no more frames will come.
+
+    Parameters
+    ----------
+    settings
+        As given to `initial`.
+    state
+        After the last step; it is not changed.
+
+    Returns
+    -------
+    State
+        In which no stream waits.
+    """
+    layers = []
+    for index, layer in enumerate(state.layers):
+        everyone = len(layer.taken)
+        reference, taken = _learned(
+            settings, index, _logged(settings, index, state), layer, state.grain, at_once=everyone
+        )
+        layers.append(replace(layer, reference=reference, taken=taken))
+    return replace(state, layers=tuple(layers))
 
 
 def step(
@@ -583,7 +615,7 @@ def _step(
     for i, layer in enumerate(settings.layers):
         if layer.period_s:
             at, grains = slots[ends][closing], grain[closing]
-            columns = state.layers[i].gathered.shape[2]
+            columns = state.layers[i].reference.used.shape[1]
             vectors = np.array([v for v, _ in summaries[i]], np.float32).reshape(len(at), len(state.slot), columns)
             there = np.array([c for _, c in summaries[i]], np.float32).reshape(len(at), *state.present.shape)
         else:
@@ -686,22 +718,21 @@ def _score_layer(
     covered = coverage >= settings.floor
     reference, taken, gathered = layer.reference, layer.taken, layer.gathered
     logged = _logged(settings, index, state)
+    at_once = max(1, LEARN_NUMBERS // max(1, needed * vectors.shape[2]))
     k = 0
     while k < len(slots):
         # As many times at once as can pass before the next stream has learned: a reference serves from its next time.
         wanting = needed - taken[~reference.learned]
-        upto = min(len(slots), k + int(wanting.min(initial=len(slots))))
+        upto = min(len(slots), k + max(1, int(wanting.min(initial=len(slots)))))
         part = slice(k, upto)
         learned = reference.learned
         if not learned.all():
-            turn_to_learn = (slots[part] % every == 0)[:, None] & covered[part] & ~learned
+            turn_to_learn = (slots[part] % every == 0)[:, None] & covered[part] & ~learned & (taken < needed)
             before = taken + np.cumsum(turn_to_learn, axis=0) - turn_to_learn
             t, s = np.nonzero(turn_to_learn)
-            if len(t):
-                gathered = gathered.copy() if gathered is layer.gathered else gathered
-                gathered[s, before[t, s]] = vectors[part][t, s]
-                taken = taken + turn_to_learn.sum(0)
-            still = (needed - before) * (every / settings.rate_hz)
+            gathered = _gathered(gathered, before[t, s], s, vectors[part][t, s])
+            taken = taken + turn_to_learn.sum(0)
+            still = np.maximum(needed - before, 1) * (every / settings.rate_hz)
             missing[part] = np.where(learned, 0, still)
         if learned.any():
             z, there = standardise(reference, logged, vectors[part])
@@ -715,12 +746,31 @@ def _score_layer(
             status[part][ok] = Status.SCORED
             status[part][learned & ~ok] = Status.REFUSED
             pattern[part] = np.where(ok, nearest, -1)
-        reference, taken = _learned(settings, index, logged, LayerState(gathered, taken, reference), grains[upto - 1])
+        now = LayerState(gathered, taken, reference)
+        reference, taken = _learned(settings, index, logged, now, grains[upto - 1], at_once=at_once)
         k = upto
     if reference.learned.all():
-        gathered = gathered[:, :0]
+        gathered = tuple(page[:, :0] for page in gathered)
     scores = Scores(times_of(settings, slots), surprise, global_score, far, coverage, status, missing, pattern, vectors)
     return LayerState(gathered, taken, reference), scores
+
+
+def _gathered(
+    pages: tuple[NDArray[np.float32], ...],
+    at: NDArray[np.int64],
+    streams: NDArray[np.intp],
+    vectors: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], ...]:
+    """Write the vectors of some streams, each to its place in the buffer; only the pages written to are copied."""
+    out = list(pages)
+    page = at // PAGE
+    for p in np.unique(page).tolist():
+        count, _, columns = pages[p].shape
+        begun = pages[p].shape[1] > 0
+        out[p] = pages[p].copy() if begun else np.full((count, PAGE, columns), np.nan, np.float32)
+        here = page == p
+        out[p][streams[here], at[here] % PAGE] = vectors[here]
+    return tuple(out)
 
 
 def _learned(
@@ -729,10 +779,13 @@ def _learned(
     logged: NDArray[np.bool_],
     layer: LayerState,
     grain: NDArray[np.float32],
+    *,
+    at_once: int,
 ) -> tuple[Reference, NDArray[np.int64]]:
-    """Fit the references of the streams that have gathered enough."""
+    """Fit the references of streams that have gathered enough, of so many at once."""
     kind = settings.layers[index]
-    ready = np.flatnonzero((layer.taken >= settings.vectors(kind)) & ~layer.reference.learned)
+    needed = settings.vectors(kind)
+    ready = np.flatnonzero((layer.taken >= needed) & ~layer.reference.learned)[:at_once]
     if not len(ready):
         return layer.reference, layer.taken
     reference, taken = _copied(layer.reference), layer.taken.copy()
@@ -740,7 +793,7 @@ def _learned(
     quanta = np.where(np.isfinite(grain), grain, 0).astype(np.float64)
     for s in ready:
         grains = (quanta[s][:, None] * factors).reshape(-1)
-        rows = layer.gathered[s]
+        rows = np.concatenate([page[s] for page in layer.gathered])[:needed]
         if not learn(rows, logged, grains, settings.overlap(kind), into=reference, stream=int(s)):
             log.warning("layer %s: stream %d did not vary while learning; it learns again", kind.name, s)
             taken[s] = 0

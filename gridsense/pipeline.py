@@ -253,7 +253,8 @@ class _Stages:
 
     def learned(self) -> Learned:
         """Take out what is typical by now."""
-        return Learned(self.scorers.table, atypicality.references_of(self.score.scorer))
+        settled = atypicality.settle(self.scorers.settings, self.score.scorer)
+        return Learned(self.scorers.table, atypicality.references_of(settled))
 
     def _judge(self, run: align.Aligned) -> list[Output]:
         self.quality, judged = quality.judge(self.quality, run)
