@@ -34,8 +34,8 @@ from baselines.signatures import (
     FAST_DESCRIPTORS,
     LOGGED_DESCRIPTORS,
     SUMMARY_DESCRIPTORS,
-    Partials,
-    blank_partials,
+    Partial,
+    blank_partial,
     fast_vectors,
     grain_factors,
     summarise_period,
@@ -279,7 +279,7 @@ class State:
     grain
         `(S, C)` float32: the smallest change of the samples seen yet, their quantum; infinite before the first.
     partials
-        Partial summaries of the last seconds.
+        Summaries of the last seconds, a second less than the longest period has.
     layers
         One for each of the settings' layers.
     """
@@ -292,7 +292,7 @@ class State:
     fits: NDArray[np.float32]
     extremes: NDArray[np.float32]
     grain: NDArray[np.float32]
-    partials: Partials
+    partials: tuple[Partial, ...]
     layers: tuple[LayerState, ...]
 
 
@@ -387,7 +387,7 @@ def initial(
         fits=np.full((streams, spans, channels, 4), np.nan, np.float32),
         extremes=np.full((streams, spans, channels, 2), np.nan, np.float32),
         grain=np.full((streams, channels), np.inf, np.float32),
-        partials=blank_partials(streams, max(seconds, 1), channels),
+        partials=(blank_partial(streams, channels),) * seconds,
         layers=tuple(layers),
     )
 
@@ -605,12 +605,12 @@ def _step(
     summaries: list[list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = [[] for _ in settings.layers]
     for k in closing:
         newest = slice(k + 1, k + 1 + settings.spans)
-        partials = _appended(partials, summarise_second(every[:, newest], spread[:, newest], state.turn))
+        partials = (*partials, summarise_second(every[:, newest], spread[:, newest], state.turn))
         for layer, summary in zip(settings.layers, summaries, strict=True):
             if layer.period_s:
-                recent = _last(partials, settings.seconds(layer))
+                recent = partials[-settings.seconds(layer) :]
                 summary.append(summarise_period(recent, settings.spans, state.turn, absolute=layer.absolute))
-        partials = _last(partials, max(settings.longest - 1, 1))
+        partials = partials[1:]
     layers, scores = [], []
     for i, layer in enumerate(settings.layers):
         if layer.period_s:
@@ -807,19 +807,6 @@ def _copied(reference: Reference) -> Reference:
 def _logged(settings: Settings, index: int, state: State) -> NDArray[np.bool_]:
     names = settings.descriptors(settings.layers[index])
     return np.tile([name in LOGGED_DESCRIPTORS for name in names], state.present.shape[1])
-
-
-def _appended(partials: Partials, newest: Partials) -> Partials:
-    return Partials(
-        *(
-            np.concatenate([getattr(partials, name), getattr(newest, name)], axis=1, dtype=getattr(newest, name).dtype)
-            for name in Partials.__slots__
-        )
-    )
-
-
-def _last(partials: Partials, seconds: int) -> Partials:
-    return Partials(*(getattr(partials, name)[:, -seconds:] for name in Partials.__slots__))
 
 
 def _joined(parts: list[Scores]) -> Scores:

@@ -7,6 +7,7 @@ a second. It judges nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,27 +34,30 @@ GRAINS = {"step": 1.0, "slope": 1.5, "curvature": 3.75, "misfit": 0.5, "a": 1.0,
 LEAST_SHARE = 1 / 7
 """Share of a period's fits that a column needs to count."""
 
+TOGETHER = 1 << 13
+"""Channels of all streams that are summarised at a time, so that what grows over the period stays in the cache."""
+
 
 @dataclass(frozen=True, slots=True)
-class Partials:
-    """Summaries of one second each, ready to be joined; a's are relative to `base`.
+class Partial:
+    """The summary of one second, ready to be joined with others; a's are relative to `base`.
 
     A second without a fit has a `base` of NaN, infinite extremes, and zeros.
 
     Attributes
     ----------
     base
-        `(S, P, C)` float32: the second's first a; NaN where it has no fit.
+        `(S, C)` float32: the second's first a; NaN where it has no fit.
     count
-        `(S, P, C)` uint8: fits.
+        `(S, C)` uint8: fits.
     least
-        `(S, P, C, 4)` float32 of a, b, c, d; a's is that of the samples themselves.
+        `(S, C, 4)` float32 of a, b, c, d; a's is that of the samples themselves.
     most
-        `(S, P, C, 4)` float32, likewise.
+        `(S, C, 4)` float32, likewise.
     mean
-        `(S, P, C, 4)` float32.
+        `(S, C, 4)` float32.
     scatter
-        `(S, P, C, 4)` float32: sum of squared deviations from the mean.
+        `(S, C, 4)` float32: sum of squared deviations from the mean.
     """
 
     base: NDArray[np.float32]
@@ -122,25 +126,23 @@ def fast_vectors(fits: NDArray[np.float32], lag: int, turn: NDArray[np.float32])
     return np.ascontiguousarray(out.swapaxes(0, 1)).reshape(out.shape[1], len(out), 4 * out.shape[2])
 
 
-def blank_partials(streams: int, seconds: int, channels: int) -> Partials:
-    """Make the partial summaries of seconds without a fit.
+def blank_partial(streams: int, channels: int) -> Partial:
+    """Make the summary of a second without a fit.
 
     Parameters
     ----------
     streams
         `S`.
-    seconds
-        `P`.
     channels
         `C`.
 
     Returns
     -------
-    Partials
+    Partial
         Of that size.
     """
-    shape = (streams, seconds, channels)
-    return Partials(
+    shape = (streams, channels)
+    return Partial(
         base=np.full(shape, np.nan, np.float32),
         count=np.zeros(shape, np.uint8),
         least=np.full((*shape, 4), np.inf, np.float32),
@@ -150,7 +152,7 @@ def blank_partials(streams: int, seconds: int, channels: int) -> Partials:
     )
 
 
-def summarise_second(fits: NDArray[np.float32], extremes: NDArray[np.float32], turn: NDArray[np.float32]) -> Partials:
+def summarise_second(fits: NDArray[np.float32], extremes: NDArray[np.float32], turn: NDArray[np.float32]) -> Partial:
     """Summarise the fits of one second.
 
     Parameters
@@ -164,8 +166,8 @@ def summarise_second(fits: NDArray[np.float32], extremes: NDArray[np.float32], t
 
     Returns
     -------
-    Partials
-        With `P` = 1.
+    Partial
+        Of that second.
     """
     streams, spans, channels, _ = fits.shape
     there = np.isfinite(fits[..., 3])
@@ -190,13 +192,13 @@ def summarise_second(fits: NDArray[np.float32], extremes: NDArray[np.float32], t
     for j in range(spans):
         away = np.where(there[:, j, :, None], relative[:, j] - mean, 0)
         scatter += away * away
-    return Partials(base[:, None], count[:, None], least[:, None], most[:, None], mean[:, None], scatter[:, None])
+    return Partial(base, count, least, most, mean, scatter)
 
 
 def summarise_period(
-    partials: Partials, spans: int, turn: NDArray[np.float32], *, absolute: bool
+    partials: Sequence[Partial], spans: int, turn: NDArray[np.float32], *, absolute: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Join the partial summaries of a period.
+    """Join the summaries of a period's seconds.
 
     Parameters
     ----------
@@ -216,34 +218,48 @@ def summarise_period(
         `(S, C * 16)`: channel by channel, `SUMMARY_DESCRIPTORS` of each, NaN where too few fits are there; and
         `(S, C)` the share of the fits that are there.
     """
-    streams, seconds, channels = partials.base.shape
+    streams, channels = turn.shape
+    out = np.empty((streams, channels * len(SUMMARY_DESCRIPTORS)), np.float32)
+    share = np.empty((streams, channels), np.float32)
+    some = max(1, TOGETHER // max(1, channels))
+    for lo in range(0, streams, some):
+        part = slice(lo, lo + some)
+        out[part], share[part] = _summarised(partials, part, spans, turn[part], absolute=absolute)
+    return out, share
+
+
+def _summarised(
+    partials: Sequence[Partial], part: slice, spans: int, turn: NDArray[np.float32], *, absolute: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Join the seconds of some streams."""
+    streams, channels = turn.shape
     base = np.full((streams, channels), np.nan, np.float32)
-    for p in range(seconds - 1, -1, -1):
-        base = np.where(partials.count[:, p] > 0, partials.base[:, p], base)
+    for second in reversed(partials):
+        base = np.where(second.count[part] > 0, second.base[part], base)
     least = np.full((streams, channels, 4), np.inf, np.float32)
     most = np.full((streams, channels, 4), -np.inf, np.float32)
     count = np.zeros((streams, channels, 1), np.float32)
     mean, scatter, work = (np.zeros((streams, channels, 4), np.float32) for _ in range(3))
     # Chan's update, one second after the other: the order of the sums is the order of time, whatever the block.
     # A second without a fit has infinite extremes and zeros, and so changes nothing.
-    for p in range(seconds):
-        n = partials.count[:, p, :, None].astype(np.float32)
-        shift = wrapped(partials.base[:, p] - base, turn)
+    for second in partials:
+        n = second.count[part, :, None].astype(np.float32)
+        shift = wrapped(second.base[part] - base, turn)
         shift = np.where(n[..., 0] > 0, shift, np.float32(0))
-        low, high = partials.least[:, p], partials.most[:, p]
+        low, high = second.least[part], second.most[part]
         np.fmin(least[..., 0], low[..., 0] + shift, out=least[..., 0])
         np.fmax(most[..., 0], high[..., 0] + shift, out=most[..., 0])
         np.fmin(least[..., 1:], low[..., 1:], out=least[..., 1:])
         np.fmax(most[..., 1:], high[..., 1:], out=most[..., 1:])
         both = count + n
         weight = n / np.maximum(both, 1)
-        away = partials.mean[:, p] - mean
+        away = second.mean[part] - mean
         away[..., 0] += shift
         mean += np.multiply(away, weight, out=work)
         away *= away
         away *= count * weight
         scatter += away
-        scatter += partials.scatter[:, p]
+        scatter += second.scatter[part]
         count = both
     # A lone fit's rounding must not turn a distance negative.
     with np.errstate(invalid="ignore"):
@@ -251,6 +267,6 @@ def summarise_period(
     out = np.stack([below, above, mean, np.sqrt(scatter / np.maximum(count - 1, 1))], axis=-1)
     if absolute:
         out[..., 0, 2] += base
-    share = count[..., 0] / (seconds * spans)
+    share = count[..., 0] / (len(partials) * spans)
     out[(share < LEAST_SHARE) | (count[..., 0] < 2)] = np.nan
     return out.reshape(streams, -1).astype(np.float32), share.astype(np.float32)
