@@ -20,6 +20,7 @@ from baselines.compression import Reference, blank_reference
 from baselines.stream_axis import join_streams, take_streams
 from gridsense import detection, outages, scoring
 from gridsense.events import Event
+from gridsense.freezing import Frozen, freeze, thaw
 from streams import align, derive, quality
 from streams.block import Block, FrameBatch
 from streams.channels import ChannelTable
@@ -65,6 +66,33 @@ class Learned:
 
     table: ChannelTable
     references: tuple[Reference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Whose frames they are: each source's table in the order in which they came, and the reporting rate."""
+
+    tables: dict[str, ChannelTable]
+    rate_hz: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """Everything that the stages remember between two calls of `feed`."""
+
+    align: align.AlignState
+    quality: quality.QualityState
+    derive: derive.DeriveState
+    score: scoring.State
+    outage: outages.State
+    detect: detection.State
+    inherited: tuple[Event, ...]
+
+
+_MADE_ANEW = (
+    align.Layout, align.AlignSettings, quality.Plan, quality.QualitySettings, derive.Plan, derive.DeriveSettings,
+)  # fmt: skip
+"""What a memory leaves out: it follows from the settings and the places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +153,10 @@ class Pipeline:
             One for each run of frames that could be closed, perhaps none.
         """
         out: list[Output] = []
-        changed = {name: batch.table for name, batch in batches if self._tables.get(name) != batch.table}
-        if changed and batches:
-            self._tables = {**self._tables, **changed}
+        fresh = {name: batch.table for name, batch in batches if self._tables.get(name) is not batch.table}
+        changed = [name for name, table in fresh.items() if self._tables.get(name) != table]
+        self._tables |= fresh
+        if changed:
             out += self._relay(batches[0][1].rate_hz)
         stages = self._stages
         return out + stages.feed(batches, now_ns) if stages else out
@@ -186,6 +215,37 @@ class Pipeline:
         """
         return self._stages.learned() if self._stages else None
 
+    def freeze(self) -> Frozen | None:
+        """Take down everything that is remembered, to go on from it another time.
+
+        Returns
+        -------
+        Frozen
+            For `thaw`; None before the first frame.
+        """
+        stages = self._stages
+        if stages is None:
+            return None
+        return freeze((_Places(self._tables, stages.align.rate_hz), stages.memory()), _MADE_ANEW)
+
+    def thaw(self, frozen: Frozen) -> None:
+        """Go on from what was taken down, under the same settings.
+
+        Parameters
+        ----------
+        frozen
+            From `freeze`.
+
+        Raises
+        ------
+        StoreError
+            If it was written by another version, or is damaged.
+        """
+        places, _ = thaw(tuple[_Places, object], frozen, {})
+        self._tables = places.tables
+        self._stages = self._first(places.rate_hz)
+        self._stages.recall(frozen)
+
     @property
     def threshold(self) -> float:
         """-ln p above which the grid's fastest score is an event."""
@@ -193,20 +253,24 @@ class Pipeline:
 
     def _relay(self, rate_hz: float) -> list[Output]:
         """Go on with the sources known now; what has been learned is kept."""
-        old, out = self._stages, list[Output]()
+        old = self._stages
         if old is None:
-            aligning = align.initial(self._tables, rate_hz, self.settings.align)
-            table = aligning.layout.table
-            judging = quality.initial(table, rate_hz, self.settings.quality)
-            deriving = derive.initial(table, rate_hz)
-        else:
-            aligning = align.relayout(old.align, self._tables)
-            table = aligning.layout.table
-            judging, judged = quality.relayout(old.quality, table)
-            out = old.score_judged(judged)
-            deriving = derive.relayout(old.derive, table)
+            self._stages = self._first(rate_hz)
+            return []
+        aligning = align.relayout(old.align, self._tables)
+        table = aligning.layout.table
+        judging, judged = quality.relayout(old.quality, table)
+        out = old.score_judged(judged)
+        deriving = derive.relayout(old.derive, table)
         self._stages = _Stages(self.settings, aligning, judging, deriving, old=old, learned=self._learned)
         return out
+
+    def _first(self, rate_hz: float) -> _Stages:
+        """Begin with the sources known now."""
+        aligning = align.initial(self._tables, rate_hz, self.settings.align)
+        table = aligning.layout.table
+        judging, deriving = quality.initial(table, rate_hz, self.settings.quality), derive.initial(table, rate_hz)
+        return _Stages(self.settings, aligning, judging, deriving, old=None, learned=self._learned)
 
 
 class _Stages:
@@ -246,6 +310,27 @@ class _Stages:
         out = [output for run in runs for output in self._judge(run)]
         self.quality, judged = quality.flush(self.quality)
         return out + self.score_judged(judged)
+
+    def memory(self) -> _Memory:
+        """Everything that is remembered."""
+        inherited = tuple(self.inherited)
+        return _Memory(self.align, self.quality, self.derive, self.score, self.outage, self.detect, inherited)
+
+    def recall(self, frozen: Frozen) -> None:
+        """Remember everything that was taken down of stages for the same sources."""
+        anew = {
+            align.Layout: self.align.layout,
+            align.AlignSettings: self.align.settings,
+            quality.Plan: self.quality.plan,
+            quality.QualitySettings: self.quality.settings,
+            derive.Plan: self.derive.plan,
+            derive.DeriveSettings: self.derive.settings,
+        }
+        known = (self.align.layout.table, *self.align.layout.tables)
+        _, memory = thaw(tuple[object, _Memory], frozen, anew, known)
+        self.align, self.quality, self.derive = memory.align, memory.quality, memory.derive
+        self.score, self.outage, self.detect = memory.score, memory.outage, memory.detect
+        self.inherited = list(memory.inherited)
 
     def open_events(self) -> list[Event]:
         """Events that last."""
