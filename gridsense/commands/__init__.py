@@ -1,0 +1,1 @@
+"""One module a command of `gridsense`; `gridsense.cli` lists them."""
