@@ -1,7 +1,7 @@
 """Files of one kind to files of another, every value as it was sent.
 
-In: a capture or an archive. Out: Parquet archives, or a C37.118 byte stream with its configuration frames in front. It
-judges, masks and resamples nothing.
+In: a capture or an archive. Out: Parquet archives, COMTRADE records, or a C37.118 byte stream with its configuration
+frames in front. It judges, masks and resamples nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from gridsense.encoding import Encoder, made_encoder, stored_encoder
 from gridsense.errors import InputError, UsageError
-from streams.archives import Archive, ArchiveWriter, Plan, is_archive, join_parquet, open_archive, read_archive
+from streams.archives import (
+    Archive,
+    ArchiveWriter,
+    Plan,
+    is_archive,
+    join_parquet,
+    open_archive,
+    read_archive,
+    write_record,
+)
 from streams.archives.joining import midnight, slots
 from streams.block import FrameBatch
 from streams.c37118.configuration import (
@@ -201,12 +210,12 @@ def _file_names(out: Path, sources: list[str]) -> list[Path]:
 
 
 def archive_to_parquet(archive: Archive, out: Path, progress: Progress) -> list[Output]:
-    """Write an archive of somebody else's as one of ours.
+    """Write an archive of another kind, or of somebody else's, as one of ours.
 
     Parameters
     ----------
     archive
-        CSV, or Parquet without our metadata (ours are copied).
+        CSV, COMTRADE, or Parquet without our metadata (ours are copied).
     out
         The archive to write.
     progress
@@ -222,22 +231,58 @@ def archive_to_parquet(archive: Archive, out: Path, progress: Progress) -> list[
     InputError
         If it holds no row.
     """
-    if archive.foreign is None:
-        return [Output(out, join_parquet([archive.path], out), len(archive.description.table.pmus))]
-    batches = read_archive(archive, dtype=np.float64)
-    first = next(batches, None)
-    if first is None:
-        raise InputError(f"{archive.path}: there are no rows in it")
-    with ArchiveWriter(out, first) as writer:
-        for batch in _chain(first, batches):
-            writer.write(batch)
-            progress(len(batch.time_ns))
-    return [Output(out, writer.rows, len(first.table.pmus))]
+    pmus = len(archive.description.table.pmus)
+    if archive.form == "parquet" and archive.foreign is None:
+        return [Output(out, join_parquet([archive.path], out), pmus)]
+    writers: dict[str, ArchiveWriter] = {}
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".gridsense-") as folder:
+        with ExitStack() as stack:
+            for batch in read_archive(archive, dtype=np.float64 if archive.foreign else np.float32):
+                source = batch.table.pmus[0].source
+                if source not in writers:
+                    path = Path(folder) / f"{len(writers)}.parquet"
+                    writers[source] = stack.enter_context(ArchiveWriter(path, batch))
+                writers[source].write(batch)
+                progress(len(batch.time_ns))
+        if not writers:
+            raise InputError(f"{archive.path}: there are no rows in it")
+        rows = join_parquet([w.path for w in writers.values()], out, archive.description.configurations)
+    return [Output(out, rows, pmus)]
 
 
-def _chain(first: FrameBatch, rest: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
-    yield first
-    yield from rest
+def archive_to_record(archive: Archive, out: Path, progress: Progress) -> list[Output]:
+    """Write an archive as COMTRADE.
+
+    Parameters
+    ----------
+    archive
+        Any archive.
+    out
+        The record to write: `.cfg`, or `.cff`.
+    progress
+        Told of the frames done.
+
+    Returns
+    -------
+    list[Output]
+        The file written.
+    """
+    first = True
+
+    def read() -> Iterator[FrameBatch]:
+        nonlocal first
+        counting, first = not first, False
+        for batch in read_archive(archive, rows=_ROWS):
+            yield batch
+            if counting:
+                progress(len(batch.time_ns))
+
+    written = write_record(out, archive.description, read)
+    if written.rounded_ns > 1:
+        log.warning("%s: times are rounded by up to %s ns: a row tells its own in 32 bits", out, written.rounded_ns)
+    if written.arrivals:
+        log.warning("%s: arrival times are left out: COMTRADE has no place for them", out)
+    return [Output(out, written.rows, len(archive.description.table.pmus))]
 
 
 def archive_to_bytes(archive: Archive, out: Path, progress: Progress) -> list[Output]:
@@ -331,6 +376,17 @@ def _in_order(pieces: list[tuple[NDArray[np.int64], bytes]]) -> bytes:
     return b"".join(frames[i] for i in np.argsort(time_ns, kind="stable"))
 
 
+_WRITERS: dict[str, Callable[[Archive, Path, Progress], list[Output]]] = {
+    ".parquet": archive_to_parquet,
+    ".pq": archive_to_parquet,
+    ".cfg": archive_to_record,
+    ".cff": archive_to_record,
+    ".c37118": archive_to_bytes,
+    ".bin": archive_to_bytes,
+    ".raw": archive_to_bytes,
+}
+
+
 def convert(source: Path, out: Path, channels: Path | None, progress: Progress) -> tuple[Plan | None, list[Output]]:
     """Convert a file to what the other's name asks for.
 
@@ -339,7 +395,8 @@ def convert(source: Path, out: Path, channels: Path | None, progress: Progress) 
     source
         A capture or an archive, told apart by what they hold.
     out
-        ``.parquet`` for an archive, ``.c37118``, ``.bin`` or ``.raw`` for a byte stream.
+        ``.parquet`` for an archive, ``.cfg`` or ``.cff`` for a COMTRADE record, ``.c37118``, ``.bin`` or ``.raw`` for a
+        byte stream.
     channels
         Map of the columns of somebody else's table, or None.
     progress
@@ -355,9 +412,12 @@ def convert(source: Path, out: Path, channels: Path | None, progress: Progress) 
     UsageError
         If the names do not go together.
     """
-    to_parquet = out.suffix.lower() in (".parquet", ".pq")
-    if not to_parquet and out.suffix.lower() not in (".c37118", ".bin", ".raw"):
-        raise UsageError(f"{out}: write .parquet for an archive, or .c37118, .bin or .raw for a C37.118 byte stream")
+    write = _WRITERS.get(out.suffix.lower())
+    if write is None:
+        raise UsageError(
+            f"{out}: write .parquet for an archive, .cfg or .cff for a COMTRADE record, or .c37118, .bin or .raw for a "
+            "C37.118 byte stream"
+        )
     if not out.parent.is_dir():
         raise UsageError(f"{out.parent}: there is no such folder to write to")
     if out.exists() and source.exists() and out.samefile(source):
@@ -366,10 +426,9 @@ def convert(source: Path, out: Path, channels: Path | None, progress: Progress) 
         archive = open_archive(source, channels)
         for note in archive.notes:
             log.warning("%s: %s", source, note)
-        write = archive_to_parquet if to_parquet else archive_to_bytes
         return archive.plan, write(archive, out, progress)
     if channels is not None:
         raise UsageError(f"{source}: is a capture; --channels is for tables")
-    if not to_parquet:
-        raise UsageError(f"{source}: is C37.118 already; convert it to .parquet, and that back to bytes")
+    if write is not archive_to_parquet:
+        raise UsageError(f"{source}: is a capture; convert it to .parquet, and that to {out.suffix}")
     return None, capture_to_parquet(source, out, progress)

@@ -82,7 +82,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=False):
     file
         The file.
     format
-        ``capture``, ``parquet`` or ``csv``.
+        ``capture``, ``parquet``, ``csv`` or ``comtrade``.
     frames_total
         Intact frames of all types.
     frames_by_type
@@ -171,10 +171,9 @@ def inspect(path: Path, channels: Path | None = None) -> Report:
 def _of_archive(archive: Archive) -> Report:
     span = measure(archive)
     description = archive.description
-    csv = archive.foreign is not None and archive.foreign.dialect is not None
     return Report(
         file=str(archive.path),
-        format="csv" if csv else "parquet",
+        format=archive.form,
         frames_total=span.frames,
         frames_by_type={"data": span.frames},
         frames_decoded=span.frames,

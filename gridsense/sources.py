@@ -77,7 +77,7 @@ def read_rounds(sources: Sequence[Source], round_s: float = ROUND_S) -> Iterator
     """
     if not sources:
         raise InputError(
-            "no file was named; give captures (.pcap, .PmuCapture, raw bytes) or archives (.parquet, .csv)"
+            "no file was named; give captures (.pcap, .PmuCapture, raw bytes) or archives (.parquet, .csv, .cfg, .cff)"
         )
     readers = [_Reader(source, round_s) for source in sources]
     horizon = min((r.time_ns for r in readers if r.time_ns is not None), default=None)

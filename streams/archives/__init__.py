@@ -1,4 +1,4 @@
-"""Archives in and out: Parquet and CSV files to frame batches and back, as sent.
+"""Archives in and out: Parquet and CSV files and COMTRADE records to frame batches and back, as sent.
 
 Nothing is masked, resampled or judged here.
 """
@@ -8,6 +8,7 @@ from streams.archives.joining import join_parquet
 from streams.archives.metadata import Description
 from streams.archives.parquet import ArchiveWriter, read_description, read_parquet, take, write_parquet
 from streams.archives.placing import Placement, Plan
+from streams.archives.recording import Written, write_record
 
 __all__ = [
     "Archive",
@@ -16,6 +17,7 @@ __all__ = [
     "Placement",
     "Plan",
     "Span",
+    "Written",
     "is_archive",
     "join_parquet",
     "measure",
@@ -25,4 +27,5 @@ __all__ = [
     "read_parquet",
     "take",
     "write_parquet",
+    "write_record",
 ]

@@ -1,7 +1,7 @@
 """Any archive, ours or somebody else's, behind one pair of functions.
 
-In: a Parquet or CSV file, and a channel map if there is one. Out: its channel table, rate and remarks, then its frames.
-It reads no captures.
+In: a Parquet or CSV file or a COMTRADE record, and a channel map if there is one. Out: its channel table, rate and
+remarks, then its frames. It reads no captures.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from streams.archives import metadata
+from streams.archives.comtrade import Record, is_record, open_record, own_description, read_own
 from streams.archives.foreign import ForeignTable, open_table, read_table
-from streams.archives.parquet import read_description, read_parquet, read_times
+from streams.archives.parquet import frames_of, read_description, read_parquet, read_times, shares_of
 from streams.archives.placing import Plan
 from streams.block import FrameBatch
 from streams.errors import ArchiveError
@@ -34,11 +35,20 @@ class Archive:
         Channel table, rate, and the configuration frames that it holds.
     foreign
         How a file of somebody else's is read; None for our own.
+    record
+        The COMTRADE record where it is one of our own.
     """
 
     path: Path
     description: metadata.Description
     foreign: ForeignTable | None = None
+    record: Record | None = None
+
+    @property
+    def form(self) -> str:
+        """What the file is: ``parquet``, ``csv`` or ``comtrade``."""
+        dialect = self.foreign.dialect if self.foreign else self.record
+        return "comtrade" if isinstance(dialect, Record) else "csv" if dialect else "parquet"
 
     @property
     def plan(self) -> Plan | None:
@@ -52,7 +62,7 @@ class Archive:
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Tell by its first bytes whether a file is Parquet or text, rather than a capture.
+    """Tell by its first bytes whether a file is Parquet, COMTRADE or text, rather than a capture.
 
     Parameters
     ----------
@@ -62,19 +72,10 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
     Returns
     -------
     bool
-        True for Parquet and for text; an empty file is text.
-
-    Raises
-    ------
-    ArchiveError
-        If it cannot be read.
+        True for Parquet, for COMTRADE and for text; an empty file is text. An `ArchiveError` says what cannot be read.
     """
-    try:
-        with Path(path).open("rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        raise ArchiveError(f"{path}: cannot be read: {error.strerror}") from error
-    if head.startswith(b"PAR1"):
+    head = _head(Path(path))
+    if head.startswith(b"PAR1") or is_record(Path(path), head):
         return True
     try:
         text = head.decode("utf-8")
@@ -91,7 +92,7 @@ def open_archive(path: str | os.PathLike[str], channels: str | os.PathLike[str] 
     Parameters
     ----------
     path
-        Parquet or CSV.
+        Parquet, CSV or COMTRADE.
     channels
         A map of the columns for a file of somebody else's; None to guess from their names.
 
@@ -101,8 +102,15 @@ def open_archive(path: str | os.PathLike[str], channels: str | os.PathLike[str] 
         For `read_archive`. An `ArchiveError` says what cannot be read, or which column cannot be placed.
     """
     path = Path(path)
-    if channels is None and _is_ours(path):
-        return Archive(path, read_description(path))
+    if channels is None:
+        head = _head(path)
+        if head.startswith(b"PAR1") and _is_ours(path):
+            return Archive(path, read_description(path))
+        if is_record(path, head):
+            record = open_record(path)
+            description = own_description(record)
+            if description is not None:
+                return Archive(path, description, record=record)
     foreign = open_table(path, channels)
     return Archive(path, metadata.Description(foreign.table, foreign.rate_hz, {}), foreign)
 
@@ -128,7 +136,17 @@ def read_archive(
     """
     if archive.foreign is not None:
         return read_table(archive.foreign, rows=rows, dtype=dtype)
+    if archive.record is not None:
+        return _read_own(archive.record, archive.description, rows, dtype)
     return read_parquet(archive.path, rows=rows, dtype=dtype)
+
+
+def _read_own(
+    record: Record, description: metadata.Description, rows: int, dtype: type[np.float32 | np.float64]
+) -> Iterator[FrameBatch]:
+    shares = shares_of(description.table)
+    for batch in read_own(record, description.table, rows):
+        yield from frames_of(batch, shares, description.rate_hz, dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +181,8 @@ def measure(archive: Archive) -> Span:
     Span
         Counts and times.
     """
-    times = (b.time_ns for b in read_archive(archive)) if archive.foreign is not None else read_times(archive.path)
+    ours = archive.foreign is None and archive.record is None
+    times = read_times(archive.path) if ours else (b.time_ns for b in read_archive(archive))
     frames, first, last = 0, None, None
     for time_ns in times:
         if len(time_ns):
@@ -173,11 +192,16 @@ def measure(archive: Archive) -> Span:
     return Span(frames, first, last)
 
 
-def _is_ours(path: Path) -> bool:
+def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            if file.read(4) != b"PAR1":
-                return False
+            return file.read(4096)
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _is_ours(path: Path) -> bool:
+    try:
         return metadata.KEY in (pq.read_schema(path).metadata or {})
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be read: {error.strerror or error}") from error

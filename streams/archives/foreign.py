@@ -1,4 +1,4 @@
-"""Tables that others wrote: CSV files, and Parquet files without our metadata, to frame batches.
+"""Tables that others wrote: CSV files, COMTRADE records, and Parquet files without our metadata, to frame batches.
 
 In: a file with a time column and a column a signal, a map or nothing. Out: what its columns were taken for, its
 reporting rate, and its rows as frame batches, chunk by chunk, in bounded memory. An empty cell is NaN. It fills no gap
@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from streams.archives import placing
-from streams.archives.clock import check_order, detect_rate, to_nanoseconds
+from streams.archives.clock import MAX_RATE_HZ, check_order, detect_rate, to_nanoseconds
+from streams.archives.comtrade import Record, is_record, open_record, place, read_record, refusal
 from streams.archives.placing import Plan
 from streams.block import FrameBatch
 from streams.channels import ChannelTable
@@ -79,7 +80,7 @@ class ForeignTable:
     path
         The file.
     dialect
-        How it is written; None for Parquet.
+        How it is written, or the COMTRADE record that it is; None for Parquet.
     plan
         What its columns are.
     table
@@ -91,7 +92,7 @@ class ForeignTable:
     """
 
     path: Path
-    dialect: Dialect | None
+    dialect: Dialect | Record | None
     plan: Plan
     table: ChannelTable
     rate_hz: float
@@ -104,7 +105,7 @@ def open_table(path: str | os.PathLike[str], channels: str | os.PathLike[str] | 
     Parameters
     ----------
     path
-        A CSV file, or a Parquet file of somebody else's.
+        A CSV file, a COMTRADE record, or a Parquet file of somebody else's.
     channels
         A map of its columns (see `placing.read_map`); None to guess from the names.
 
@@ -119,7 +120,10 @@ def open_table(path: str | os.PathLike[str], channels: str | os.PathLike[str] | 
         If the file cannot be read, a column cannot be placed, or the stamps tell no rate.
     """
     path = Path(path)
-    dialect = None if _is_parquet(path) else sniff(path)
+    head = _head(path)
+    if is_record(path, head):
+        return _open_record(path, channels)
+    dialect = None if head.startswith(b"PAR1") else sniff(path)
     columns: Sequence[str] = dialect.columns if dialect else _parquet_columns(path)
     for name, count in Counter(columns).items():
         if count > 1:
@@ -138,6 +142,32 @@ def open_table(path: str | os.PathLike[str], channels: str | os.PathLike[str] | 
             *notes,
         )
     return ForeignTable(path, dialect, plan, plan.table(path.stem, nominal_hz), rate_hz, notes)
+
+
+def _open_record(path: Path, channels: str | os.PathLike[str] | None) -> ForeignTable:
+    """Place the channels of a COMTRADE record; it states what a CSV file leaves to its numbers."""
+    record = open_record(path)
+    try:
+        plan = place(record, channels)
+        time_ns, peeked = _peek(path, record, plan)
+        rate_hz = record.rate_hz or _stamped_rate(path, time_ns)
+    except ArchiveError as error:
+        raise ArchiveError(str(error) if str(error).startswith(str(path.parent)) else f"{path}: {error}") from error
+    plan, nominal_hz, notes = placing.look_at_values(plan, peeked, record.units)
+    if record.nominal_hz:
+        nominal_hz, notes = record.nominal_hz, tuple(n for n in notes if "nominal one" not in n)
+    if plan.ignored:
+        notes = (f"{len(plan.ignored)} channels are left out: {', '.join(plan.ignored[:8])}", *notes)
+    table = plan.table(path.stem, nominal_hz)
+    return ForeignTable(path, record, plan, table, rate_hz, (*record.notes, *notes))
+
+
+def _stamped_rate(path: Path, time_ns: NDArray[np.int64]) -> float:
+    """Tell the rate of a record that has stamps only."""
+    apart_ns = float(np.median(np.diff(time_ns))) if len(time_ns) > 1 else np.inf
+    if apart_ns * MAX_RATE_HZ * 2 < 1e9:
+        raise ArchiveError(refusal(path, 1e9 / apart_ns))
+    return detect_rate(time_ns)
 
 
 def read_table(
@@ -254,10 +284,10 @@ def _is_time(cell: str) -> bool:
     return bool(re.match(r"\d{2,4}[-/.:]\d", cell))
 
 
-def _is_parquet(path: Path) -> bool:
+def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(4) == b"PAR1"
+            return file.read(4096)
     except OSError as error:
         raise ArchiveError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -280,7 +310,9 @@ def _places(plan: Plan, table: ChannelTable) -> list[tuple[int, int]]:
     return places
 
 
-def _peek(path: Path, dialect: Dialect | None, plan: Plan) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+def _peek(
+    path: Path, dialect: Dialect | Record | None, plan: Plan
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
     """Read the first rows, to tell the rate and what the numbers look like."""
     for record in _records(path, dialect, plan, _PEEK_ROWS):
         time_ns = to_nanoseconds(record.column(plan.time), plan.time, dialect.first_line if dialect else 1)
@@ -290,9 +322,12 @@ def _peek(path: Path, dialect: Dialect | None, plan: Plan) -> tuple[NDArray[np.i
     raise ArchiveError("there are no rows of values")
 
 
-def _records(path: Path, dialect: Dialect | None, plan: Plan, rows: int) -> Iterator[pa.RecordBatch]:
+def _records(path: Path, dialect: Dialect | Record | None, plan: Plan, rows: int) -> Iterator[pa.RecordBatch]:
     """Read the planned columns, some rows at a time."""
     names = [plan.time, *(p.column for p in plan.placements)]
+    if isinstance(dialect, Record):
+        yield from read_record(dialect, names, rows)
+        return
     if dialect is None:
         try:
             with pq.ParquetFile(path) as file:

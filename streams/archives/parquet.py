@@ -51,6 +51,8 @@ class ArchiveWriter:
         Tells the channel table, the rate, the precision, and whether arrival times are known; not written by itself.
     configurations
         By source (`Pmu.source`): the C37.118 configuration frames that the values came under, for the way back.
+    group_rows
+        Rows in a row group; None for as many as make some megabytes.
     """
 
     def __init__(
@@ -58,12 +60,13 @@ class ArchiveWriter:
         path: str | os.PathLike[str],
         first: FrameBatch,
         configurations: Mapping[str, bytes] | None = None,
+        group_rows: int | None = None,
     ) -> None:
         self.path = Path(path)
         self.rows = 0
         self._first = first
         self._configurations = dict(configurations or {})
-        self._limit = max(1024, _GROUP_VALUES // max(1, int(first.table.present.sum())))
+        self._limit = group_rows or max(1024, _GROUP_VALUES // max(1, int(first.table.present.sum())))
         self._group: list[FrameBatch] = []
         self._held = 0
 
@@ -225,9 +228,9 @@ def read_parquet(
     try:
         with pq.ParquetFile(path) as file:
             description = describe(file.schema_arrow, path)
-            shares = _shares(description.table)
+            shares = shares_of(description.table)
             for record in file.iter_batches(batch_size=rows):
-                yield from _batches(record, shares, description.rate_hz, dtype)
+                yield from frames_of(record, shares, description.rate_hz, dtype)
     except (OSError, pa.ArrowException) as error:
         raise ArchiveError(f"{path}: cannot be read as Parquet: {error}") from error
 
@@ -407,18 +410,46 @@ def _arrays(group: list[FrameBatch], schema: pa.Schema) -> list[pa.Array]:
     return [columns[f.name].cast(f.type) for f in schema]
 
 
-def _shares(table: ChannelTable) -> dict[str, ChannelTable]:
-    """Part the table by source."""
+def shares_of(table: ChannelTable) -> dict[str, ChannelTable]:
+    """Part the table by source.
+
+    Parameters
+    ----------
+    table
+        All PMUs of an archive.
+
+    Returns
+    -------
+    dict[str, ChannelTable]
+        The PMUs of each source, in order of first mention.
+    """
     return {s: ChannelTable(tuple(p for p in table.pmus if p.source == s)) for s in sources_of(table)}
 
 
-def _batches(
+def frames_of(
     record: pa.RecordBatch,
     shares: dict[str, ChannelTable],
     rate_hz: float,
     dtype: _Floats,
 ) -> Iterator[FrameBatch]:
-    """Cut a chunk of rows into one batch a source."""
+    """Cut a chunk of rows into one batch a source.
+
+    Parameters
+    ----------
+    record
+        Rows with the columns of an archive of ours.
+    shares
+        From `shares_of`.
+    rate_hz
+        Reporting rate, frames a second.
+    dtype
+        Precision of `values`.
+
+    Yields
+    ------
+    FrameBatch
+        Of each source that sent anything in these rows.
+    """
     sources = tuple(shares)
     for source, own in shares.items():
         own_time = source_column(TIME, source, sources)

@@ -182,7 +182,7 @@ def find_time(columns: Sequence[str]) -> str:
     )
 
 
-def read_map(path: str | os.PathLike[str], columns: Sequence[str]) -> Plan:
+def read_map(path: str | os.PathLike[str], columns: Sequence[str], units: Mapping[str, str] | None = None) -> Plan:
     """Read a channel map and lay it on a file's columns.
 
     Parameters
@@ -191,6 +191,8 @@ def read_map(path: str | os.PathLike[str], columns: Sequence[str]) -> Plan:
         A CSV file with the header `MAP_HEADER`; phase, unit and nominal may be empty.
     columns
         All names of the data file.
+    units
+        By column, where the data file states them; the map's own come first.
 
     Returns
     -------
@@ -215,7 +217,7 @@ def read_map(path: str | os.PathLike[str], columns: Sequence[str]) -> Plan:
     if absent:
         raise ArchiveError(f"{path}: the map lacks {', '.join(absent)}; its header is {','.join(MAP_HEADER)}")
     time = find_time(columns)
-    placements = [_from_map(row, f"{path}, line {i}", columns) for i, row in enumerate(rows, 2)]
+    placements = [_from_map(row, f"{path}, line {i}", columns, units or {}) for i, row in enumerate(rows, 2)]
     for column, count in Counter(p.column for p in placements).items():
         if count > 1:
             raise ArchiveError(f"{path}: the map names the column {column!r} {count} times")
@@ -225,7 +227,7 @@ def read_map(path: str | os.PathLike[str], columns: Sequence[str]) -> Plan:
     return Plan(time, _pair(placements), guessed=False, ignored=tuple(c for c in columns if c not in {time, *named}))
 
 
-def _from_map(row: Mapping[str, str | None], where: str, columns: Sequence[str]) -> Placement:
+def _from_map(row: Mapping[str, str | None], where: str, columns: Sequence[str], units: Mapping[str, str]) -> Placement:
     """Read one row of a map."""
     cells = {key: (row.get(key) or "").strip() for key in MAP_HEADER}
     column = cells["column"]
@@ -250,11 +252,31 @@ def _from_map(row: Mapping[str, str | None], where: str, columns: Sequence[str])
     guess = _read_name(column, "")
     name = parts[1] if parts else guess.channel if guess and guess.quantity is quantity else column
     placement = Placement(column, cells["pmu"], name, quantity, phase, nominal=nominal)
-    return _in_unit(placement, cells["unit"], where)
+    return in_unit(placement, cells["unit"] or units.get(column, ""), where)
 
 
-def _in_unit(placement: Placement, unit: str, where: str) -> Placement:
-    """Give a place its unit: the stated one brought to the one kept, or that of the quantity."""
+def in_unit(placement: Placement, unit: str, where: str) -> Placement:
+    """Give a place its unit: the stated one brought to the one kept, or that of the quantity.
+
+    Parameters
+    ----------
+    placement
+        Of a column.
+    unit
+        As the file or a map states it; empty where neither does.
+    where
+        For the message.
+
+    Returns
+    -------
+    Placement
+        With the unit that is kept, and the scale to it.
+
+    Raises
+    ------
+    ArchiveError
+        If it is no unit of the quantity.
+    """
     quantity = placement.quantity
     if quantity is None:
         return placement
@@ -313,7 +335,7 @@ def guess(columns: Sequence[str], units: Mapping[str, str], default_pmu: str) ->
             refused.append(column)
         else:
             stated = units.get(column) or (reading.unit if reading is not None else "")
-            placements.append(_in_unit(place, stated, f"column {column!r}"))
+            placements.append(in_unit(place, stated, f"column {column!r}"))
     if refused:
         raise ArchiveError(
             f"cannot tell what {'this column is' if len(refused) == 1 else 'these columns are'}: "
