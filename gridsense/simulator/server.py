@@ -419,6 +419,9 @@ class Simulator:
         self._began = True
         if self.settings.transport is Transport.UDP:
             self._announce()
+            for port in self._ports:
+                for receiver in port.receivers:
+                    receiver.begin()
 
     def _announce(self) -> None:
         """Send the configuration of every stream to whoever never asks."""
