@@ -6,6 +6,7 @@
     │   └── ConfigurationError   a configuration frame contradicts itself
     ├── ArchiveError        a Parquet or CSV archive cannot be read or written
     ├── AlignmentError      sources cannot stand on one reporting grid
+    ├── SettingsError       what a service is told contradicts itself
     └── LogError            the log cannot be read or written
         └── LogFullError    there is no room for it now
 
@@ -37,6 +38,10 @@ class ArchiveError(StreamsError):
 
 class AlignmentError(StreamsError):
     """Sources cannot stand on one reporting grid, for example at different rates."""
+
+
+class SettingsError(StreamsError):
+    """What a service is told contradicts itself; the message names the setting."""
 
 
 class LogError(StreamsError):
