@@ -1,6 +1,7 @@
 """What a file holds, for people and for programs.
 
-In: a capture or an archive. Out: one `Report`, as JSON or as tables on a terminal. It judges no value.
+In: a capture, an archive or a folder of archives. Out: one `Report`, as JSON or as tables on a terminal. It judges no
+value.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from gridsense.errors import UsageError
 from streams.archives import Archive, Plan, is_archive, measure, open_archive
+from streams.archives.folder import Folder, measure_chain, open_folder
 from streams.captures import summary
 from streams.channels import Pmu, Quantity
 
@@ -82,7 +84,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=False):
     file
         The file.
     format
-        ``capture``, ``parquet``, ``csv`` or ``comtrade``.
+        ``capture``, ``parquet``, ``csv``, ``comtrade`` or ``folder``.
     frames_total
         Intact frames of all types.
     frames_by_type
@@ -131,7 +133,7 @@ def inspect(path: Path, channels: Path | None = None) -> Report:
     Parameters
     ----------
     path
-        A capture or an archive, told apart by what they hold.
+        A capture, an archive or a folder of archives, told apart by what they hold.
     channels
         Map of the columns of somebody else's table, or None.
 
@@ -143,8 +145,12 @@ def inspect(path: Path, channels: Path | None = None) -> Report:
     Raises
     ------
     UsageError
-        If a map is given for a capture.
+        If a map is given for a capture or a folder.
     """
+    if path.is_dir():
+        if channels is not None:
+            raise UsageError(f"{path}: is a folder of archives; --channels is for tables")
+        return _of_folder(open_folder(path))
     if is_archive(path):
         return _of_archive(open_archive(path, channels))
     if channels is not None:
@@ -186,6 +192,34 @@ def _of_archive(archive: Archive) -> Report:
         pmus=tuple(_pmu(p) for p in description.table.pmus),
         columns=_columns(archive.plan),
         notes=archive.notes,
+    )
+
+
+def _of_folder(folder: Folder) -> Report:
+    spans = [measure_chain(chain) for chain in folder.chains]
+    frames = sum(span.frames for span in spans)
+    rates = sorted({chain.description.rate_hz for chain in folder.chains})
+    days = sorted({p.parent.name.removeprefix("date=") for chain in folder.chains for p in chain.partitions})
+    pmus = dict.fromkeys(pmu for chain in folder.chains for pmu in chain.description.table.pmus)
+    notes = [f"{len(days)} days, {days[0]} to {days[-1]}" if len(days) > 1 else f"one day, {days[0]}"]
+    if folder.position is not None:
+        notes.append(f"whole up to offset {folder.position:,} of the log")
+    if len(rates) > 1:
+        notes.append(f"streams of {', '.join(f'{rate:g}' for rate in rates)} Hz stand side by side")
+    return Report(
+        file=str(folder.path),
+        format="folder",
+        frames_total=frames,
+        frames_by_type={"data": frames},
+        frames_decoded=frames,
+        crc_errors=0,
+        bytes_skipped=0,
+        refused={},
+        rate_hz=rates[0] if len(rates) == 1 else None,
+        first_time=_rfc3339(min((s.first_ns for s in spans if s.first_ns is not None), default=None)),
+        last_time=_rfc3339(max((s.last_ns for s in spans if s.last_ns is not None), default=None)),
+        pmus=tuple(_pmu(pmu) for pmu in pmus),
+        notes=tuple(notes),
     )
 
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from gridsense.errors import InputError, UsageError
 from streams.archives import Archive, is_archive, open_archive, read_archive
+from streams.archives.folder import Chain, Folder, open_folder, read_chain
 from streams.block import FrameBatch
 from streams.captures import read_frames
 
-Source = Archive | Path
-"""An archive opened, or the path of a capture."""
+Source = Archive | Folder | Path
+"""An archive or a folder of archives opened, or the path of a capture."""
 Round = list[tuple[str, FrameBatch]]
 """Stream and frames, each stream any number of times."""
 
@@ -34,20 +35,24 @@ def open_source(path: Path, channels: Path | None = None) -> Source:
     Parameters
     ----------
     path
-        A capture or an archive.
+        A capture, an archive, or a folder of archives.
     channels
         Map of the columns, for a table of somebody else's.
 
     Returns
     -------
     Source
-        The archive opened, or the path of a capture.
+        The archive or folder opened, or the path of a capture.
 
     Raises
     ------
     UsageError
-        If a map is given for a capture.
+        If a map is given for a capture or a folder.
     """
+    if path.is_dir():
+        if channels is not None:
+            raise UsageError(f"--channels is for tables; {path} is a folder of archives, which name their channels")
+        return open_folder(path)
     if is_archive(path):
         return open_archive(path, channels)
     if channels is not None:
@@ -79,7 +84,7 @@ def read_rounds(sources: Sequence[Source], round_s: float = ROUND_S) -> Iterator
         raise InputError(
             "no file was named; give captures (.pcap, .PmuCapture, raw bytes) or archives (.parquet, .csv, .cfg, .cff)"
         )
-    readers = [_Reader(source, round_s) for source in sources]
+    readers = [_Reader(part, round_s) for source in sources for part in _parts(source)]
     horizon = min((r.time_ns for r in readers if r.time_ns is not None), default=None)
     while horizon is not None:
         horizon += round(round_s * 1e9)
@@ -92,10 +97,18 @@ def read_rounds(sources: Sequence[Source], round_s: float = ROUND_S) -> Iterator
         horizon = None if nearest is None else max(horizon, nearest)
 
 
-class _Reader:
-    """One file, read up to a moment at a time."""
+_Part = Archive | Chain | Path
 
-    def __init__(self, source: Source, round_s: float) -> None:
+
+def _parts(source: Source) -> Sequence[_Part]:
+    """Part a source into what is read on its own: the streams of a folder run beside each other, in their own files."""
+    return source.chains if isinstance(source, Folder) else (source,)
+
+
+class _Reader:
+    """One file, or one stream of a folder, read up to a moment at a time."""
+
+    def __init__(self, source: _Part, round_s: float) -> None:
         self._groups = _groups(source)
         self._ahead_ns = round(round_s * 1e9)
         self._held: Round = []
@@ -155,7 +168,7 @@ def cut(batch: FrameBatch, rows: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> 
     )
 
 
-def _groups(source: Source) -> Iterator[Round]:
+def _groups(source: _Part) -> Iterator[Round]:
     """Batches of one stretch of a file: its streams take turns, so a name that returns begins the next."""
     group: dict[str, FrameBatch] = {}
     for name, batch in _batches(source):
@@ -167,12 +180,13 @@ def _groups(source: Source) -> Iterator[Round]:
         yield list(group.items())
 
 
-def _batches(source: Source) -> Iterator[tuple[str, FrameBatch]]:
+def _batches(source: _Part) -> Iterator[tuple[str, FrameBatch]]:
     """Every batch of a file with the name of its stream: a source may carry several, told apart by ID code."""
     if isinstance(source, Path):
         batches = ((name, item) for name, item in read_frames(source) if isinstance(item, FrameBatch))
     else:
-        batches = ((batch.table.pmus[0].source, batch) for batch in read_archive(source, rows=ARCHIVE_ROWS))
+        read = read_chain(source) if isinstance(source, Chain) else read_archive(source, rows=ARCHIVE_ROWS)
+        batches = ((batch.table.pmus[0].source, batch) for batch in read)
     for name, batch in batches:
         if len(batch.time_ns):
             yield f"{name}#{batch.table.pmus[0].id_code}", batch

@@ -289,7 +289,7 @@ def test_inspect_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["inspect"], 2, "FILE"),
         (["explode"], 2, "explode"),
         (["inspect", "{absent}"], 3, "absent.pcap: cannot be read: No such file"),
-        (["inspect", "{folder}"], 3, "cannot be read"),
+        (["inspect", "{folder}"], 3, "no archive is in this folder"),
         (["inspect", "{noise}"], 3, "noise.bin"),
         (["inspect", "{empty}"], 3, "empty"),
         (["convert", "{table}", "{folder}/x.txt"], 2, "write .parquet for an archive, .cfg or .cff"),
