@@ -420,7 +420,8 @@ def convert(source: Path, out: Path, channels: Path | None, progress: Progress) 
         )
     if not out.parent.is_dir():
         raise UsageError(f"{out.parent}: there is no such folder to write to")
-    if out.exists() and source.exists() and out.samefile(source):
+    replaced = (out, out.with_suffix(".dat"), out.with_suffix(".inf")) if write is archive_to_record else (out,)
+    if source.exists() and any(p.exists() and p.samefile(source) for p in replaced):
         raise UsageError(f"{out}: is the input itself; name another file")
     if is_archive(source):
         archive = open_archive(source, channels)

@@ -9,12 +9,22 @@ from pathlib import Path
 
 import comtrade
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gridsense.cli import run
-from streams.archives import is_archive, measure, open_archive, read_archive, write_parquet, write_record
+from streams.archives import (
+    is_archive,
+    join_parquet,
+    measure,
+    open_archive,
+    read_archive,
+    take,
+    write_parquet,
+    write_record,
+)
 from streams.archives.metadata import Description
 from streams.block import FrameBatch
 from streams.channels import UNITS, Channel, ChannelTable, Phase, Pmu, Quantity
@@ -335,7 +345,7 @@ def test_faults_are_told_by_file_and_line(tmp_path: Path, cfg: str, dat: bytes |
 def test_a_row_without_a_time_is_told(tmp_path: Path) -> None:
     cfg = configuration("BINARY", rates=("0", "0,4"))
     path = write(tmp_path, cfg, values("BINARY", stamps=[0, 40_000, 0xFFFFFFFF, 120_000]))
-    with pytest.raises(ArchiveError, match="row 3 has no time, and no rate is stated"):
+    with pytest.raises(ArchiveError, match="row 3 has no time that can be told"):
         open_archive(path)
 
 
@@ -505,12 +515,19 @@ def test_without_its_inf_a_record_is_read_by_its_names(tmp_path: Path) -> None:
 
 
 def test_detect_finds_the_same_in_the_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grid = tmp_path / "grid.parquet"
-    write_parquet(grid, [small_grid("north", 1, 5, 1, seconds=70)])
+    grid, parts = tmp_path / "grid.parquet", [tmp_path / "north.parquet", tmp_path / "south.parquet"]
+    write_parquet(parts[0], [small_grid("north", 1, 5, 1, seconds=70)])
+    south = small_grid("south", 6, 3, 2, seconds=70)
+    write_parquet(parts[1], [take(south, np.arange(2100) % 97 != 5)])  # some of whose frames were lost
+    join_parquet(parts, grid)
     assert run(["convert", str(grid), str(tmp_path / "grid.cfg")]) == 0
     assert run(["convert", str(tmp_path / "grid.cfg"), str(tmp_path / "again.parquet")]) == 0
     assert run(["convert", str(tmp_path / "again.parquet"), str(tmp_path / "again.cff")]) == 0
     capsys.readouterr()
+    table, again = pq.read_table(grid), pq.read_table(tmp_path / "again.parquet")
+    assert table.schema.metadata == again.schema.metadata
+    assert sorted(table.column_names) == sorted(again.column_names)
+    assert all(table[c].equals(again[c]) for c in table.column_names)
     found = []
     for name in ("grid.parquet", "grid.cfg", "again.parquet", "again.cff"):
         assert run(["detect", str(tmp_path / name), "--learn", "25s"]) == 0
@@ -519,6 +536,47 @@ def test_detect_finds_the_same_in_the_record(tmp_path: Path, capsys: pytest.Capt
     assert found == found[:1] * 4
     assert run(["inspect", str(tmp_path / "again.cff"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["format"], report["frames_total"], report["rate_hz"]) == ("comtrade", 2100, 30)
-    assert [p["station"] for p in report["pmus"]] == [f"north{i}" for i in range(5)]
+    assert (report["format"], report["frames_total"], report["rate_hz"]) == ("comtrade", 4200 - 22, 30)
+    assert [p["station"] for p in report["pmus"]] == [f"north{i}" for i in range(5)] + [f"south{i}" for i in range(3)]
     assert report["columns"] == []
+
+
+def test_the_input_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "x.dat"
+    table.write_text("time,V_1\n0,1\n1,2\n")
+    assert run(["convert", str(table), str(tmp_path / "x.cfg")]) == 2
+    assert "is the input itself" in capsys.readouterr().err
+    assert table.read_text().startswith("time,V_1")
+    assert run(["convert", str(table), str(tmp_path / "y.CFG")]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.dat", "y.CFG", "y.DAT", "y.INF"]
+    assert read(tmp_path / "y.CFG").values[:, 0, 0].tolist() == [1, 2]
+
+
+def test_what_is_not_applied_is_said(tmp_path: Path) -> None:
+    cfg = configuration("BINARY", revision="2013", tail=("1", "0,0", "B,3")).replace("rad,0.001,0,0", "rad,0.001,0,5")
+    notes = open_archive(write(tmp_path, cfg, ROWS)).notes
+    assert "1 channels state a skew in time, which is not applied" in notes
+    assert any("states time quality B" in note for note in notes)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    form=st.sampled_from(["ASCII", "BINARY"]),
+    at=st.integers(0, 10_000),
+    length=st.integers(0, 12),
+    by=st.binary(max_size=6) | st.sampled_from([b",", b"\r\n", b"nan", b"1e999", b"-1", b"99999999999", b"\x1a"]),
+    in_values=st.booleans(),
+)
+def test_a_damaged_record_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, form: str, at: int, length: int, by: bytes, *, in_values: bool
+) -> None:
+    parts = [configuration(form, revision="2013", tail=("1", "-5h30,0", "0,0")).encode(), values(form)]
+    place = at % len(parts[in_values])
+    parts[in_values] = parts[in_values][:place] + by + parts[in_values][place + length :]
+    path = write(tmp_path_factory.mktemp("damaged"), *parts)
+    try:
+        batch = read(path)
+    except ArchiveError:
+        return
+    assert len(batch.time_ns) > 0
+    assert (np.diff(batch.time_ns) > 0).all()

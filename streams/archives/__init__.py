@@ -4,11 +4,11 @@ Nothing is masked, resampled or judged here.
 """
 
 from streams.archives.archive import Archive, Span, is_archive, measure, open_archive, read_archive
+from streams.archives.comtrade import Written, write_record
 from streams.archives.joining import join_parquet
 from streams.archives.metadata import Description
 from streams.archives.parquet import ArchiveWriter, read_description, read_parquet, take, write_parquet
 from streams.archives.placing import Placement, Plan
-from streams.archives.recording import Written, write_record
 
 __all__ = [
     "Archive",

@@ -58,7 +58,7 @@ class Archive:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was assumed, in sentences."""
-        return self.foreign.notes if self.foreign else ()
+        return self.foreign.notes if self.foreign else self.record.notes if self.record else ()
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:

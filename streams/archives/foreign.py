@@ -134,7 +134,7 @@ def open_table(path: str | os.PathLike[str], channels: str | os.PathLike[str] | 
         time_ns, peeked = _peek(path, dialect, plan)
         rate_hz = detect_rate(time_ns)
     except ArchiveError as error:
-        raise ArchiveError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
+        raise ArchiveError(_named(error, path)) from error
     plan, nominal_hz, notes = placing.look_at_values(plan, peeked, units)
     if plan.ignored:
         notes = (
@@ -152,7 +152,7 @@ def _open_record(path: Path, channels: str | os.PathLike[str] | None) -> Foreign
         time_ns, peeked = _peek(path, record, plan)
         rate_hz = record.rate_hz or _stamped_rate(path, time_ns)
     except ArchiveError as error:
-        raise ArchiveError(str(error) if str(error).startswith(str(path.parent)) else f"{path}: {error}") from error
+        raise ArchiveError(_named(error, path, record.values_path)) from error
     plan, nominal_hz, notes = placing.look_at_values(plan, peeked, record.units)
     if record.nominal_hz:
         nominal_hz, notes = record.nominal_hz, tuple(n for n in notes if "nominal one" not in n)
@@ -160,6 +160,11 @@ def _open_record(path: Path, channels: str | os.PathLike[str] | None) -> Foreign
         notes = (f"{len(plan.ignored)} channels are left out: {', '.join(plan.ignored[:8])}", *notes)
     table = plan.table(path.stem, nominal_hz)
     return ForeignTable(path, record, plan, table, rate_hz, (*record.notes, *notes))
+
+
+def _named(error: ArchiveError, *paths: Path) -> str:
+    """Put the file's name before a message that names none of the files."""
+    return str(error) if str(error).startswith(tuple(map(str, paths))) else f"{paths[0]}: {error}"
 
 
 def _stamped_rate(path: Path, time_ns: NDArray[np.int64]) -> float:
@@ -224,7 +229,8 @@ def read_table(
             line += len(time_ns)
             last_ns = int(time_ns[-1])
     except ArchiveError as error:
-        raise ArchiveError(f"{source.path}: {error}") from error
+        values = source.dialect.values_path if isinstance(source.dialect, Record) else source.path
+        raise ArchiveError(_named(error, source.path, values)) from error
 
 
 def sniff(path: Path) -> Dialect:

@@ -1,8 +1,7 @@
-"""COMTRADE records (IEEE C37.111-1991, -1999, -2013) of synchrophasors, read.
+"""A COMTRADE record's configuration: where its rows are, how they are stored, and when the first was measured.
 
-In: a `.cfg` with its `.dat`, or a `.cff`; ASCII, BINARY, BINARY32 or FLOAT32. Out: what its channels are, and its rows
-as Arrow records like those of any other table, chunk by chunk: values a x + b, missing ones NaN, times UTC. Records
-sampled on the wave are refused: nothing is resampled.
+In: a `.cfg` with its `.dat` beside, or a `.cff`. Out: a `Record`. A fault is told by file and line. It reads no rows;
+records sampled on the wave are refused, for nothing is resampled.
 """
 
 from __future__ import annotations
@@ -12,57 +11,27 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import comtrade
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pc
-from numpy.typing import NDArray
 
-from streams.archives import metadata
 from streams.archives.clock import MAX_RATE_HZ
-from streams.archives.columns import (
-    STAT,
-    TIME,
-    TIME_FLAGS,
-    signal_columns,
-    source_column,
-    sources_of,
-    split_column,
-    stat_column,
-)
-from streams.archives.placing import Placement, Plan, guess, in_unit, read_map
-from streams.channels import ChannelTable, Phase, Quantity
+from streams.archives.columns import STAT, TIME
 from streams.errors import ArchiveError
-
-SECTION = "[GridSense Channel_Table]"
-"""Private section of the `.inf` that holds the channel table, as `Description=` and JSON."""
-DESCRIPTION = "Description="
-NO_STAMP = 0xFFFFFFFF
-"""A time stamp in a binary row that says that there is none."""
 
 _NAME = b"--- file type:"
 _COUNTS = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*A\s*,\s*(\d+)\s*D\s*", re.IGNORECASE)
 _HEADER = re.compile(rb"\s*---\s*file type:\s*([a-z]+)(?:\s+([a-z0-9]+)(?:\s*:\s*(\d+))?)?\s*---\s*", re.IGNORECASE)
 _STAMP = re.compile(r"\s*(\d{1,2})/(\d{1,2})/(\d{2,4})\s*,\s*(\d{1,2}):(\d{2}):(\d{1,2})(?:\.(\d+))?")
 _ZONE = re.compile(r"([+-]?)(\d{1,2})(?:h(\d{2}))?", re.IGNORECASE)
-_WHERE = re.compile(r"(?:In CSV column #(\d+): )?Row #(\d+): (.*)", re.DOTALL)
 _FORMS = {"ASCII": None, "BINARY": "<i2", "BINARY32": "<i4", "FLOAT32": "<f4"}
 _MISSING = {"ASCII": 99999.0, "BINARY": -(2.0**15), "BINARY32": -(2.0**31), "FLOAT32": float(np.finfo("f4").min)}
 _KNOWN = ("1991", "1999", "2001", "2013")
 _HEX = "0123456789ABCDEF"
-_DAY_NS = 86_400_000_000_000
-_BLOCK_BYTES = 1 << 22
-
-_PHASES = dict(zip("AR1BS2CT3P+N-Z0", "AAABBBCCC112200", strict=True))
 _WORDS = {"volt": "V", "volts": "V", "amp": "A", "amps": "A", "rads": "rad", "degs": "deg", "none": "", "-": ""}
-_UNSCALED = frozenset(
-    {Quantity.VOLTAGE_ANGLE, Quantity.CURRENT_ANGLE, Quantity.FREQUENCY, Quantity.ROCOF, Quantity.DIGITAL, None}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +324,12 @@ def _record(path: Path, parts: _Parts) -> Record:
     if not rate_hz and not (math.isfinite(tick_ns) and tick_ns > 0):
         raise ArchiveError(f"{path}: the time stamps are multiplied by {cfg.timemult:g}; a number above 0 is needed")
     words, more = _words(cfg)
+    skewed = sum(c.skew != 0 for c in cfg.analog_channels)
+    if skewed:
+        more.append(f"{skewed} channels state a skew in time, which is not applied")
+    quality = str(cfg._tmq_code).strip()  # noqa: SLF001 - comtrade has no other way to it
+    if quality not in ("", "0"):
+        more.append(f"the recorder's clock states time quality {quality}, where 0 is locked and F failed")
     record = Record(
         path=path,
         station=cfg.station_name,
@@ -371,7 +346,7 @@ def _record(path: Path, parts: _Parts) -> Record:
         start_ns=start_ns,
         resolution_ns=resolution_ns,
         tick_ns=tick_ns,
-        nominal_hz=round(cfg.frequency) if round(cfg.frequency) in (50, 60) else 0,
+        nominal_hz=next((hz for hz in (50, 60) if abs(cfg.frequency - hz) < 0.5), 0),
         inf=_text(parts.inf)[0],
         notes=(*notes, *said, *more),
     )
@@ -532,8 +507,19 @@ def _words(cfg: Any) -> tuple[tuple[Word, ...], list[str]]:
     return tuple(words), notes
 
 
-def _layout(record: Record) -> np.dtype[np.void]:
-    """Lay out a binary row."""
+def layout(record: Record) -> np.dtype[np.void]:
+    """Lay out a binary row.
+
+    Parameters
+    ----------
+    record
+        Of any form but ASCII.
+
+    Returns
+    -------
+    np.dtype[np.void]
+        Its number, its stamp, the stored analogs and the words of status bits.
+    """
     return np.dtype(
         [
             ("number", "<u4"),
@@ -547,352 +533,10 @@ def _layout(record: Record) -> np.dtype[np.void]:
 def _check_size(record: Record) -> None:
     if record.form == "ASCII":
         return
-    size = _layout(record).itemsize
+    size = layout(record).itemsize
     rows, rest = divmod(record.size_bytes, size)
     if rest or rows != record.samples:
         raise ArchiveError(
             f"{record.values_path}: {record.samples:,} rows of {size} bytes make {record.samples * size:,} bytes; "
             f"it holds {record.size_bytes:,} ({rows:,} rows and {rest} bytes): cut off, or not of this configuration"
         )
-
-
-def place(record: Record, channels: str | os.PathLike[str] | None) -> Plan:
-    """Say what the channels of somebody else's record are.
-
-    Parameters
-    ----------
-    record
-        From `open_record`.
-    channels
-        A map of them (see `placing.read_map`); None to guess from names, phases and units.
-
-    Returns
-    -------
-    Plan
-        With the ratio of secondary values in the scale of their columns.
-
-    Raises
-    ------
-    ArchiveError
-        If the map cannot be read, or a channel cannot be placed.
-    """
-    if channels is not None:
-        plan = read_map(channels, record.columns, record.units)
-    else:
-        own = tuple(c for c in record.columns[1:] if c.rpartition(".")[2] == TIME_FLAGS or c == TIME_FLAGS)
-        placed = _places(record)
-        rest = [c for c in record.columns[1:] if c not in placed and c not in own]
-        guessed = guess([TIME, *rest], record.units, record.station or record.path.stem).placements if rest else ()
-        placed |= {p.column: _with_phase(p, record) for p in guessed}
-        placements = tuple(placed[c] for c in record.columns[1:] if c in placed)
-        if not placements:
-            raise ArchiveError(f"{record.path}: has no channel")
-        plan = Plan(TIME, placements, guessed=True, ignored=own)
-    ratios = {a.column: a.ratio for a in record.analogs if a.ratio != 1}
-    return replace(
-        plan,
-        placements=tuple(
-            replace(p, scale=p.scale * ratios[p.column]) if p.column in ratios and p.quantity not in _UNSCALED else p
-            for p in plan.placements
-        ),
-    )
-
-
-def _with_phase(placement: Placement, record: Record) -> Placement:
-    """Add the phase that the record states where the name tells none."""
-    stated = next((a.phase.upper() for a in record.analogs if a.column == placement.column), "")
-    if placement.phase is Phase.UNKNOWN and stated in ("A", "B", "C") and placement.quantity not in _UNSCALED:
-        return replace(placement, phase=Phase(stated))
-    return placement
-
-
-def _places(record: Record) -> dict[str, Placement]:
-    """Place what annex H of the revision of 2013 names: phasors, frequencies, STAT and digital words, single bits."""
-    voltage = {
-        (a.name, a.phase[:1].upper()): a.unit.lower() in ("v", "kv")
-        for a in record.analogs
-        if a.unit.lower() in ("v", "kv", "a", "ka")
-    }
-    placed: dict[str, Placement] = {}
-    for a in record.analogs:
-        pmu, _, channel = (part.strip() for part in a.name.partition(":"))
-        phase, kind = a.phase[:1].upper(), a.phase.upper()
-        alone = pmu.lower() in ("f", "freq", "frequency", "df", "dfdt", "df/dt", "rocof")
-        quantity = None
-        if split_column(a.name) is not None:
-            continue
-        if kind == "F" and a.unit.lower() in ("", "hz", "mhz"):
-            quantity = Quantity.FREQUENCY
-        elif kind == "DF":
-            quantity = Quantity.ROCOF
-        elif len(kind) == 2 and phase in _PHASES and kind[1] in "MA" and (a.name, phase) in voltage:
-            sizes = (Quantity.VOLTAGE_MAGNITUDE, Quantity.CURRENT_MAGNITUDE)
-            angles = (Quantity.VOLTAGE_ANGLE, Quantity.CURRENT_ANGLE)
-            quantity = (sizes if kind[1] == "M" else angles)[not voltage[a.name, phase]]
-        if quantity is None:
-            continue
-        name = (record.station or record.path.stem) if alone and not channel else pmu
-        is_phasor = quantity not in (Quantity.FREQUENCY, Quantity.ROCOF)
-        made = Placement(
-            a.column, name, channel or str(quantity), quantity, Phase(_PHASES[phase]) if is_phasor else Phase.UNKNOWN
-        )
-        placed[a.column] = in_unit(made, a.unit, f"channel {a.column!r}")
-    names = {p.pmu for p in placed.values()}
-    only = names.pop() if len(names) == 1 else record.station or record.path.stem
-    for word in record.words:
-        pmu, colon, channel = (part.strip() for part in word.column.partition(":"))
-        if word.is_stat and not word.column.startswith(":"):
-            placed[word.column] = Placement(word.column, word.column.rpartition(":")[0].strip(), STAT, None)
-        elif colon:
-            placed[word.column] = Placement(word.column, pmu or only, channel, Quantity.DIGITAL)
-        else:
-            placed[word.column] = Placement(word.column, only, word.column, Quantity.DIGITAL)
-    return placed
-
-
-def own_columns(table: ChannelTable) -> tuple[str, ...]:
-    """Name the channels of a record of our own.
-
-    Parameters
-    ----------
-    table
-        All PMUs, of one source or several.
-
-    Returns
-    -------
-    tuple[str, ...]
-        The time flags of each source, then the STAT word and the channels of each PMU.
-    """
-    sources = sources_of(table)
-    flags = [source_column(TIME_FLAGS, s, sources) for s in sources]
-    return (*flags, *(c for p in table.pmus for c in (stat_column(p.name), *signal_columns(p))))
-
-
-def cell(text: str) -> str:
-    """Make a text safe between the commas of a configuration; `columns.unescape` undoes it.
-
-    Parameters
-    ----------
-    text
-        Without line ends.
-
-    Returns
-    -------
-    str
-        Without commas and without space around it.
-    """
-    return text.replace(",", "%2C").strip()
-
-
-def own_description(record: Record) -> metadata.Description | None:
-    """Find the channel table of a record of our own.
-
-    Parameters
-    ----------
-    record
-        From `open_record`.
-
-    Returns
-    -------
-    metadata.Description | None
-        None where there is none, or where the channels are no longer those that it tells. An `ArchiveError` says where
-        it cannot be read.
-    """
-    lines = [line.strip() for line in record.inf.replace("\r", "\n").split("\n")]
-    if SECTION not in lines:
-        return None
-    after = lines[lines.index(SECTION) + 1 :]
-    text = next((line for line in after if line.startswith(DESCRIPTION)), "")
-    description = metadata.decode(text.removeprefix(DESCRIPTION).encode())
-    expected = [cell(c) for c in own_columns(description.table)]
-    same = expected == [a.name for a in record.analogs] and not record.words
-    return description if same and all(a.ratio == 1 for a in record.analogs) else None
-
-
-def read_record(record: Record, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-    """Read the rows of a record.
-
-    Parameters
-    ----------
-    record
-        From `open_record`.
-    names
-        Columns, that of time first.
-    rows
-        In a chunk, at most.
-
-    Yields
-    ------
-    pa.RecordBatch
-        Time as a stamp in nanoseconds; analogs as float64, or as they are stored where a = 1 and b = 0; status channels
-        as uint16.
-
-    Raises
-    ------
-    ArchiveError
-        If a row cannot be read, or if there are fewer or more than the configuration says.
-    """
-    analogs = {a.column: (i, a) for i, a in enumerate(record.analogs)}
-    words = {w.column: w for w in record.words}
-    origin = count = 0
-    try:
-        for number, stamp, analog, status in _rows(record, rows):
-            origin = origin if count else int(number[0])
-            arrays = [pa.array(_times(record, number, stamp, origin, count)).cast(pa.timestamp("ns", tz="UTC"))]
-            for name in names[1:]:
-                if name in analogs:
-                    i, a = analogs[name]
-                    arrays.append(pa.array(_scaled(analog[i], a, record.missing)))
-                else:
-                    w = words[name]
-                    bits = status[:, w.first : w.first + w.bits]
-                    arrays.append(pa.array((bits @ (1 << np.arange(w.bits))).astype(np.uint16)))
-            yield pa.RecordBatch.from_arrays(arrays, list(names))
-            count += len(number)
-    except OSError as error:
-        raise ArchiveError(f"{record.values_path}: cannot be read: {error}") from error
-    if count != record.samples:
-        raise ArchiveError(f"{record.values_path}: holds {count:,} rows; its configuration says {record.samples:,}")
-
-
-def read_own(record: Record, table: ChannelTable, rows: int) -> Iterator[pa.RecordBatch]:
-    """Read the rows of a record of our own, with the columns of a Parquet archive.
-
-    Parameters
-    ----------
-    record
-        From `open_record`.
-    table
-        From `own_description`.
-    rows
-        In a chunk, at most.
-
-    Yields
-    ------
-    pa.RecordBatch
-        Time flags are null where a source sent nothing.
-    """
-    names = own_columns(table)
-    flags = len(sources_of(table))
-    for batch in read_record(record, record.columns, rows):
-        columns = list(batch.columns)
-        for i, name in enumerate(names, 1):
-            if i <= flags or name.rpartition(".")[2] == STAT:
-                cells = columns[i].to_numpy(zero_copy_only=False)
-                words = np.nan_to_num(cells).astype(np.uint8 if i <= flags else np.uint16)
-                columns[i] = pa.array(words, mask=np.isnan(cells))
-        yield pa.RecordBatch.from_arrays(columns, [TIME, *names])
-
-
-def _scaled(stored: NDArray[Any], analog: Analog, missing: float) -> NDArray[Any]:
-    if stored.dtype != np.float32 or (analog.a, analog.b) != (1, 0):
-        values = stored * np.float64(analog.a) + analog.b
-    else:
-        values = stored.copy()
-    values[stored == missing] = np.nan
-    return values
-
-
-def regular_times(start_ns: int, resolution_ns: int, rate_hz: float, number: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Tell when the rows of a steady rate were measured.
-
-    A start that is a reporting time of a whole rate, to the digits in which it is written, is taken for that one: after
-    .033333 come .066667 and .1, as counted from midnight, not what a rounded start adds up to.
-
-    Parameters
-    ----------
-    start_ns
-        Of row 0, UTC.
-    resolution_ns
-        Of the start as written; above a microsecond the start is taken as it stands.
-    rate_hz
-        Rows a second.
-    number
-        `(T,)` of each row, counted from 0.
-
-    Returns
-    -------
-    NDArray[np.int64]
-        `(T,)` nanoseconds, UTC.
-    """
-    day = start_ns // _DAY_NS * _DAY_NS
-    slot = round((start_ns - day) * rate_hz / 1e9)
-    whole = rate_hz == round(rate_hz) or abs(1 / rate_hz - round(1 / rate_hz)) < 1e-9
-    near = abs(slot * 1e9 / rate_hz - (start_ns - day)) < max(resolution_ns, 1.0)
-    origin_ns, first = (day, slot) if whole and near and resolution_ns <= 1000 else (start_ns, 0)
-    times: NDArray[np.int64] = origin_ns + np.rint((number + first) * 1e9 / rate_hz).astype(np.int64)
-    return times
-
-
-def _times(
-    record: Record, number: NDArray[np.int64], stamp: NDArray[np.float64], origin: int, count: int
-) -> NDArray[np.int64]:
-    if record.rate_hz:
-        return regular_times(record.start_ns, record.resolution_ns, record.rate_hz, number - origin)
-    absent = np.flatnonzero(~(stamp < NO_STAMP) if record.form != "ASCII" else np.isnan(stamp))
-    if len(absent):
-        raise ArchiveError(f"{record.values_path}: row {count + int(absent[0]) + 1} has no time, and no rate is stated")
-    times: NDArray[np.int64] = record.start_ns + np.rint(stamp * record.tick_ns).astype(np.int64)
-    return times
-
-
-_Rows = tuple[NDArray[np.int64], NDArray[np.float64], Any, NDArray[np.int64]]
-
-
-def _rows(record: Record, rows: int) -> Iterator[_Rows]:
-    """Read sample numbers, stamps, analogs by channel and status bits by row."""
-    if record.form == "ASCII":
-        yield from _ascii_rows(record, rows)
-        return
-    layout = _layout(record)
-    stored = np.memmap(record.values_path, layout, "r", record.offset_bytes, (record.samples,))
-    for start in range(0, record.samples, rows):
-        piece = np.asarray(stored[start : start + rows])
-        bits = np.unpackbits(np.ascontiguousarray(piece["status"]).view(np.uint8), axis=1, bitorder="little")
-        yield (
-            piece["number"].astype(np.int64),
-            piece["stamp"].astype(np.float64),
-            np.ascontiguousarray(piece["analog"].T),
-            bits.astype(np.int64),
-        )
-
-
-def _ascii_rows(record: Record, rows: int) -> Iterator[_Rows]:
-    names = ["sample number", "time stamp", *record.columns[1 : 1 + len(record.analogs)]]
-    names += [f"status {i}" for i in range(1, record.statuses + 1)]
-    keys = [str(i) for i in range(len(names))]
-    analogs = len(record.analogs)
-    try:
-        with pa.memory_map(str(record.values_path)) as file:
-            octets = file.read_buffer().slice(record.offset_bytes, record.size_bytes)
-            end = len(octets)
-            while end and octets.slice(end - 1).to_pybytes() in (b"\x1a", b"\r", b"\n", b" "):
-                octets = octets.slice(0, end := end - 1)
-            with pc.open_csv(
-                pa.BufferReader(octets),
-                read_options=pc.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES, column_names=keys),
-                parse_options=pc.ParseOptions(quote_char=False),
-                convert_options=pc.ConvertOptions(column_types=dict.fromkeys(keys, pa.float64()), null_values=[""]),
-            ) as reader:
-                for batch in reader:
-                    for start in range(0, batch.num_rows, rows):
-                        piece = batch.slice(start, rows)
-                        cells = np.stack([c.to_numpy(zero_copy_only=False) for c in piece.columns])
-                        if not np.isfinite(cells[0]).all() or not np.isin(cells[2 + analogs :], (0, 1)).all():
-                            raise ArchiveError(f"{record.values_path}: a sample number or status channel is no number")
-                        status = cells[2 + analogs :].T.astype(np.int64)
-                        yield cells[0].astype(np.int64), cells[1], cells[2 : 2 + analogs], status
-    except pa.ArrowInvalid as error:
-        raise ArchiveError(f"{record.values_path}{_plainly(str(error), names)}") from error
-
-
-def _plainly(message: str, names: Sequence[str]) -> str:
-    """Say in our words what Arrow says of a row."""
-    found = _WHERE.search(message)
-    if found is None:
-        return ": there are no rows in it" if "Empty CSV" in message else f": cannot be read as ASCII rows: {message}"
-    column, row, rest = found.groups()
-    if column is None:
-        return f", line {row}: {rest.splitlines()[0][:120]}; every row has {len(names)} cells"
-    value = re.search(r"invalid value '(.*)'", rest, re.DOTALL)
-    return f", line {row}, {names[int(column)]!r}: {value[1][:40]!r} is no number" if value else f", line {row}: {rest}"

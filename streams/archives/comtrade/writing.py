@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from streams.archives import metadata
 from streams.archives.columns import check_names, sources_of
-from streams.archives.comtrade import DESCRIPTION, NO_STAMP, SECTION, cell, own_columns, regular_times
+from streams.archives.comtrade.own import DESCRIPTION, SECTION, cell, own_columns
+from streams.archives.comtrade.rows import NO_STAMP, regular_times
 from streams.block import FrameBatch
 from streams.channels import UNITS, Quantity
 from streams.errors import ArchiveError
