@@ -24,8 +24,10 @@ from gridsense.config import Config, Loaded, example, load, schema, values
 from gridsense.config.example import EXAMPLE_CONNECTION
 from gridsense.config.kinds import duration_text, size_text, toml_text
 from gridsense.config.reading import _lines
-from gridsense.config.sections import GatewaySection, dotted
+from gridsense.config.sections import GatewaySection, Transport, dotted
 from gridsense.errors import UsageError
+from gridsense.simulator import server
+from streams.gateway import settings as gateway
 from streams.log import Retention
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +69,10 @@ ONE = '[[gateway.connections]]\nname = "one"\n'
 
 BROKEN = [
     ('name = ""', 'gridsense.toml:1: name = "": must not be empty, nor begin or end with a space'),
-    ('name = "a\\u0007"', 'gridsense.toml:1: name = "a\\u0007": must hold no control characters'),
+    (
+        'name = "a\\u0007"',
+        'gridsense.toml:1: name = "a\\u0007": must be printable, without control characters or special spaces',
+    ),
     ("name = 7", "gridsense.toml:1: name = 7: must be text in quotes"),
     ("log = 3", "gridsense.toml:1: log = 3: must be a table of keys and values"),
     (
@@ -96,6 +101,10 @@ BROKEN = [
     (
         '[log]\nretention_size = "much"',
         'gridsense.toml:2: log.retention_size = "much": must be a size such as 256kB, 64MiB or 50GiB',
+    ),
+    (
+        '[log]\nretention_size = "1.0005kB"',
+        'gridsense.toml:2: log.retention_size = "1.0005kB": must be a whole number of bytes',
     ),
     (
         "[log]\nretention_size = 0.5",
@@ -311,6 +320,20 @@ def test_a_file_that_cannot_be_read_or_is_no_text_is_told(file: Path) -> None:
     file.write_bytes(b"name = '\xff'")
     with pytest.raises(UsageError, match=r"gridsense\.toml: is not UTF-8 at byte 8"):
         load(file)
+
+
+def test_absurd_numbers_and_depths_are_told_like_other_mistakes(file: Path) -> None:
+    digits, depth = "1" * 5000, "[" * 100_000
+    (line,) = mistakes(file, f"gateway.max_pmus = {digits}")
+    assert line.startswith("gridsense.toml:1:1: this is no TOML: Exceeds the limit")
+    (line,) = mistakes(file, f"simulate.files = {depth}")
+    assert line.startswith("gridsense.toml:1:1: this is no TOML: ")
+    told = mistakes(file, "", f"gateway.max_pmus={digits}", f"log.retention_size={digits}", f"log.retention={digits}")
+    assert [line[-30:].rpartition(": ")[2] for line in told] == [
+        "must be a whole number",
+        "must be at most ten years",
+        "must be at most 1 EiB",
+    ]
 
 
 def test_a_long_value_and_a_strange_key_stay_on_one_short_line(file: Path) -> None:
@@ -630,6 +653,10 @@ def test_sizes_are_read_with_their_unit(text: str, size_bytes: int) -> None:
 
 
 # --- what it is turned into
+
+
+def test_transports_are_those_of_the_gateway_and_the_simulator() -> None:
+    assert get_args(Transport) == tuple(gateway.Transport) == tuple(server.Transport)
 
 
 def test_the_defaults_are_those_of_the_parts() -> None:

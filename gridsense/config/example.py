@@ -17,6 +17,8 @@ from gridsense.config.sections import Config, ConnectionSection
 SCHEMA_FILE = "gridsense.schema.json"
 
 _WIDTH = 116
+_KEEP = "\N{NO-BREAK SPACE}"
+"""Where a comment is not wrapped."""
 _BOUNDS = {"gt": "above", "ge": "at least", "le": "at most"}
 _SHOWN = ("name", "host", "port", "id_code", "transport")
 """Keys of the example connection that are no comments."""
@@ -102,11 +104,12 @@ def _range(info: FieldInfo) -> str:
         for it in info.metadata
         if hasattr(it, name)
     ]
-    return f"Range: {', '.join(bounds)}." if bounds else ""
+    return f"Range: {', '.join(bounds)}.".replace(" ", _KEEP) if bounds else ""
 
 
 def _comment(text: str) -> list[str]:
-    return wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+    lines = wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+    return [line.replace(_KEEP, " ") for line in lines]
 
 
 def _holds_sections(info: FieldInfo) -> bool:

@@ -157,7 +157,10 @@ def _read_size(value: object) -> object:
         match = _SIZE.fullmatch(value)
         if match is None or match[2].lower() not in _BYTES:
             raise ValueError("must be a size such as 256kB, 64MiB or 50GiB")
-        value = int(Decimal(match[1]) * _BYTES[match[2].lower()])
+        exact = Decimal(match[1]) * _BYTES[match[2].lower()]
+        value = int(exact)
+        if value != exact:
+            raise ValueError("must be a whole number of bytes")
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError("must be a size: a whole number of bytes, or text such as 256kB, 64MiB or 50GiB")  # noqa: TRY004 (to pydantic)
     if value > 1 << 60:
@@ -169,7 +172,7 @@ def _clean(text: str) -> str:
     if not text or text != text.strip():
         raise ValueError("must not be empty, nor begin or end with a space")
     if not text.isprintable():
-        raise ValueError("must hold no control characters")
+        raise ValueError("must be printable, without control characters or special spaces")
     return text
 
 

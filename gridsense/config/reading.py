@@ -184,7 +184,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     """Read TOML."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list of thousands of lists
         found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error))
         words, line, column = found.groups() if found else (str(error), text.count("\n") + 1, 1)
         raise UsageError(f"{path}:{line}:{column}: this is no TOML: {words}") from error
@@ -397,7 +397,7 @@ def _typed(key: Key, text: str) -> Any:
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

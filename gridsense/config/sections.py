@@ -1,4 +1,4 @@
-"""What can be configured: one class a section, one documented field a key. The defaults of the pipeline are its own.
+"""What can be configured: one class a section, one documented field a key. Defaults are those of the parts.
 
 In: values, from wherever. Out: a frozen `Config`, and the settings of the parts that it makes. It reads no file and no
 environment (`gridsense.config.reading` does), and what two keys say against each other is told by `contradictions`.
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from gridsense import detection, pipeline
 from gridsense.config.kinds import Bytes, Flag, Number, Seconds, Text, Whole
 from streams.align import AlignSettings
+from streams.gateway.settings import GatewaySettings
 from streams.log import Retention
 from streams.quality import QualitySettings
 
@@ -28,6 +29,7 @@ _PIPELINE = pipeline.Settings()
 _DETECTION = detection.Settings()
 _ALIGN = AlignSettings()
 _QUALITY = QualitySettings()
+_GATEWAY = GatewaySettings()
 _LOG = "sqlite:"
 _FRAME_BYTES = 1 << 16
 
@@ -252,37 +254,37 @@ class ConnectionSection(Section):
 class GatewaySection(Section):
     """How devices are read."""
 
-    connect: Seconds = Field(default=5.0, gt=0)
+    connect: Seconds = Field(default=_GATEWAY.connect_s, gt=0)
     """How long a TCP connection may take to be made. Longer over satellite or radio."""
 
-    answer: Seconds = Field(default=2.0, gt=0)
+    answer: Seconds = Field(default=_GATEWAY.answer_s, gt=0)
     """How long a device may take to answer a command; without a CFG-3 by then it is asked for a CFG-2."""
 
-    stall: Seconds = Field(default=5.0, gt=0)
+    stall: Seconds = Field(default=_GATEWAY.stall_s, gt=0)
     """Without a whole frame for this long a connection is made anew; at least three reporting periods."""
 
-    configure: Seconds = Field(default=15.0, gt=0)
+    configure: Seconds = Field(default=_GATEWAY.configure_s, gt=0)
     """How long a device may take from the connection to its first configuration."""
 
-    backoff_min: Seconds = Field(default=0.5, gt=0)
+    backoff_min: Seconds = Field(default=_GATEWAY.backoff_least_s, gt=0)
     """Pause before the first new try; it doubles with each."""
 
-    backoff_max: Seconds = Field(default=30.0, gt=0)
+    backoff_max: Seconds = Field(default=_GATEWAY.backoff_most_s, gt=0)
     """Longest pause between two tries. Shorter: a device that comes back is seen earlier, a dead one is asked more."""
 
-    flush_ms: Whole = Field(default=20, ge=1, le=1000)
+    flush_ms: Whole = Field(default=round(_GATEWAY.flush_s * 1e3), ge=1, le=1000)
     """Milliseconds for which frames are gathered before they are written. Longer: fewer writes, later events."""
 
-    buffer_size: Bytes = Field(default=64 << 20, ge=1 << 20)
+    buffer_size: Bytes = Field(default=_GATEWAY.buffer_bytes, ge=1 << 20)
     """Memory for frames while the log cannot be written; beyond it the newest are dropped and counted."""
 
-    max_pmus: Whole = Field(default=4000, ge=1, le=65_535)
+    max_pmus: Whole = Field(default=_GATEWAY.max_pmus, ge=1, le=65_535)
     """A configuration of more PMUs than this is refused."""
 
-    garbage_size: Bytes = Field(default=256_000, ge=_FRAME_BYTES)
+    garbage_size: Bytes = Field(default=_GATEWAY.max_garbage_bytes, ge=_FRAME_BYTES)
     """A device that sent this much without one good frame is disconnected; a frame alone may have 64 KiB."""
 
-    allow_shared_id_codes: Flag = False
+    allow_shared_id_codes: Flag = _GATEWAY.allow_shared_id_codes
     """Whether two connections may have the same ID code, as where two utilities number their devices alike."""
 
     connections: tuple[ConnectionSection, ...] = ()
