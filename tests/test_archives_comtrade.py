@@ -215,6 +215,14 @@ def test_a_rounded_start_is_a_reporting_time(tmp_path: Path) -> None:
     assert (batch.time_ns - NOON_NS).tolist() == [20_000_000, 53_333_333, 86_666_667, 120_000_000]
 
 
+def test_old_binary_rows_are_missing_by_all_ones_and_rows_may_count_from_0(tmp_path: Path) -> None:
+    analogs = [ANALOGS[2].rsplit(",", 3)[0]]
+    cfg = configuration("BINARY", revision="1991", analogs=analogs, start="03/01/2026,12:00:00.000000", tail=())
+    batch = read(write(tmp_path, cfg, values("BINARY", [(1,), (-1,), (-(2**15),), (4,)], numbers=[0, 1, 2, 3])))
+    np.testing.assert_allclose(batch.values[:, 0, 0], [60.001, np.nan, 27.232, 60.004])
+    assert (batch.time_ns - NOON_NS).tolist() == [0, 40_000_000, 80_000_000, 120_000_000]
+
+
 def test_missing_rows_are_gaps_and_chunks_are_the_whole(tmp_path: Path) -> None:
     path = write(tmp_path, configuration("BINARY"), values("BINARY", numbers=[1, 2, 7, 9]))
     batch = read(path)
