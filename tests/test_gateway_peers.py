@@ -633,6 +633,36 @@ def test_while_the_log_is_full_it_gathers_and_what_it_must_drop_it_says() -> Non
     run(go())
 
 
+def test_it_stops_though_the_log_stays_full_and_says_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    stream, log = Stream(), MemoryLog()
+
+    async def go() -> None:
+        log.full = True
+        settings = replace(QUICK, stop_s=0.1)
+        async with serve([ASK3, Send(stream.cfg), ON, Send(stream.frame())]) as server:
+            async with running(log, tcp(server), settings=settings) as gateway:
+                await until(lambda: one(gateway).counts.frames == 1)
+            assert gateway.totals().lost_records == 3
+
+    run(go())
+    assert "3 records could not be written" in caplog.text
+
+
+def test_a_bad_configuration_in_mid_stream_leaves_the_good_one_in_force() -> None:
+    stream, log = Stream(), MemoryLog()
+    first, second = stream.frames(2), stream.frames(2)
+    bad = wrap(FrameType.CFG3, 7, Stamp(1), b"\0\0" + struct.pack(">IH", 1000, 3000) + bytes(40))
+
+    async def go() -> None:
+        script = [ASK3, Send(stream.cfg), ON, Send(first + bad + second)]
+        async with serve(script) as server, running(log, tcp(server)) as gateway:
+            await until(lambda: one(gateway).counts.frames == 4)
+
+    run(go())
+    assert log.bytes(FRAMES, "a") == stream.cfg + first + second
+    assert letters(log) == ["configuration"]
+
+
 def test_a_log_that_breaks_is_opened_anew() -> None:
     stream, log = Stream(), MemoryLog()
     data = stream.frames(2)

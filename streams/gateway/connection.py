@@ -300,6 +300,9 @@ class Connection:
                 return
             self._form, intake.trouble = FrameType.CFG2, ""
             self._ask(asyncio.get_running_loop().time())
+        elif intake.trouble:
+            self._tell(intake.trouble)
+            intake.trouble = ""
         if intake.in_force is not None and intake.counts.configurations != self._configurations:
             self._configurations = intake.counts.configurations
             self._answered(intake.in_force.kind)

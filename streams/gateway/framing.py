@@ -129,6 +129,7 @@ class Framer:
             When too much came without a whole frame in it.
         """
         data = self._rest + data
+        self._rest = b""  # the owner may not hear us out
         view, end = memoryview(data), len(data)
         at = skipped = whole = 0  # [skipped:at] is no frame, the last whole one ended at `whole`
         lost = Reason.GARBAGE

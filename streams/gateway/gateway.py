@@ -19,9 +19,6 @@ from streams.gateway.status import ConnectionStatus, Counts, State, Totals
 from streams.gateway.writer import Writer
 from streams.log import Log
 
-STOP_S = 4.0
-"""Time for what was gathered to be written, once the connections are closed."""
-
 
 class Gateway:
     """Receives the streams of many peers into one log. It runs once; a `SettingsError` where the peers contradict.
@@ -90,7 +87,7 @@ class Gateway:
                 intake.recall(known.get(connection.settings.name, b""))
             await self._receive(stop)
         finally:
-            await asyncio.to_thread(writer.stop, STOP_S)
+            await asyncio.to_thread(writer.stop, self._settings.stop_s)
         writer.check()
 
     def status(self) -> tuple[ConnectionStatus, ...]:
@@ -124,6 +121,7 @@ class Gateway:
             self._writer.written_records,
             self._writer.written_bytes,
             self._writer.failed_writes,
+            self._writer.lost_records,
         )
 
     async def _receive(self, stop: asyncio.Event) -> None:

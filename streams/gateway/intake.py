@@ -205,6 +205,7 @@ class Intake:
         self._held_bytes = 0
         self._fragments.clear()
         self._claims.release(self._name)
+        self.settle(now_ns)
 
     def received(self, data: bytes, now_ns: int) -> None:
         """Take bytes of the TCP connection.

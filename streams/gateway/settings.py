@@ -109,6 +109,8 @@ class GatewaySettings:
         How often what was gathered is written.
     tick_s
         How often deadlines are looked at.
+    stop_s
+        Time for what was gathered to be written at the end, once the connections are closed (up to a second).
     allow_shared_id_codes
         Whether two connections may carry streams of one ID code.
     """
@@ -129,6 +131,7 @@ class GatewaySettings:
     buffer_bytes: int = 1 << 26
     flush_s: float = 0.02
     tick_s: float = 0.1
+    stop_s: float = 3.0
     allow_shared_id_codes: bool = False
 
 

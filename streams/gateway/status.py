@@ -203,6 +203,8 @@ class Totals:
         Their values.
     failed_writes
         Attempts that the log refused.
+    lost_records
+        Gathered, but not written when the time to stop was up.
     """
 
     connections: int
@@ -213,3 +215,4 @@ class Totals:
     written_records: int
     written_bytes: int
     failed_writes: int
+    lost_records: int
