@@ -43,8 +43,10 @@ _LEAST_PAUSE_S = 0.002  # between two instants: frames due in between leave toge
 _LEAD_S = 0.05  # between the decision to start and the first frame
 _HIGH_WATER_BYTES = 1 << 18
 _FAREWELL_S = 2.0  # for a receiver to close its side after everything was sent
+_MOMENT_S = 0.3
 _LATE_S = 1.0
 _SPARE_FILES = 64
+_BURST = 8  # datagrams of a stream at once
 
 
 class Transport(StrEnum):
@@ -71,6 +73,9 @@ class Start(StrEnum):
     """With the first receiver of any stream."""
     NOW = "now"
     """At once."""
+
+
+_BY_TCP = (Transport.TCP, Transport.TCP_SPONTANEOUS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +445,8 @@ class Simulator:
             self._send(ready, 0, count)
             await self._drained()
             return
+        # who is behind by UDP catches up in portions that a receiver has room for
+        most = count if self.settings.transport in _BY_TCP else _BURST * len(self._ports)
         at = 0
         woken = 0.0
         while at < count:
@@ -450,7 +457,7 @@ class Simulator:
             woken = loop.time()
             self._say_late(woken - due_s)
             end = bisect_right(ready.due_ns, self._first_ns + (woken - self._start_s) * _NS * speed, at)
-            end = max(end, at + 1)
+            end = min(max(end, at + 1), at + most)
             self._send(ready, at, end)
             at = end
 
@@ -509,7 +516,9 @@ class Simulator:
         for port in self._ports:
             for receiver in port.receivers:
                 receiver.flush()
-        for connection in self._connections:
+        if self.settings.transport is Transport.TCP_UDP:
+            await asyncio.sleep(_MOMENT_S)  # the last datagrams shall not come after the end of the connection
+        for connection in tuple(self._connections):
             connection.finish()
         deadline_s = loop.time() + _FAREWELL_S
         patience_s = loop.time() + self.settings.backlog_s
@@ -831,7 +840,7 @@ class _Datagrams(asyncio.DatagramProtocol):
 def _check(settings: Settings, streams: Sequence[ServedStream]) -> None:
     """Refuse what cannot be served."""
     transport = settings.transport
-    udp = transport not in (Transport.TCP, Transport.TCP_SPONTANEOUS)
+    udp = transport not in _BY_TCP
     faults = settings.loss, settings.duplicate, settings.reorder
     last = max(settings.port, settings.udp_port) + len(streams) - 1
     largest = max((stream.configuration.data_size for stream in streams), default=0)
