@@ -57,12 +57,7 @@ def freeze(tree: object, apart: tuple[type, ...]) -> Frozen:  # noqa: C901 (a ca
     Returns
     -------
     Frozen
-        Everything else.
-
-    Raises
-    ------
-    TypeError
-        If the state holds what has no place in one.
+        Everything else. A `TypeError` says that the state holds what has no place in one.
     """
     tables: dict[ChannelTable, int] = {}
     seen: dict[int, int] = {}

@@ -205,6 +205,21 @@ class Pipeline:
         unknown = np.flatnonzero(_places(self._learned, table) < 0)
         return tuple(table.pmus[s].name for s in unknown.tolist())
 
+    @property
+    def tables(self) -> dict[str, ChannelTable]:
+        """By stream, in the order in which they came."""
+        return dict(self._tables)
+
+    def counts(self) -> tuple[tuple[str, ...], align.Counts] | None:
+        """Say what became of the frames of each stream.
+
+        Returns
+        -------
+        tuple[tuple[str, ...], align.Counts] | None
+            The streams' names, and counts in their order; None before the first frame.
+        """
+        return (self._stages.align.layout.sources, self._stages.align.counts) if self._stages else None
+
     def learned(self) -> Learned | None:
         """Take out what has been learned.
 
@@ -234,12 +249,7 @@ class Pipeline:
         Parameters
         ----------
         frozen
-            From `freeze`.
-
-        Raises
-        ------
-        StoreError
-            If it was written by another version, or is damaged.
+            From `freeze`. A `StoreError` says that it was written by another version, or is damaged.
         """
         places, _ = thaw(tuple[_Places, object], frozen, {})
         self._tables = places.tables

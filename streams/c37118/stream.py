@@ -253,6 +253,11 @@ class StreamParser:
         self._fragments.clear()
         return items
 
+    @property
+    def unfinished(self) -> bool:
+        """Bytes wait for more: a frame has begun and not ended."""
+        return bool(self._rest)
+
     def _parse(self, data: bytes, arrival: _Arrivals, *, final: bool) -> list[Item]:
         """Walk from frame to frame; keep the bytes that nothing can be said about yet."""
         walk = _Walk(data, memoryview(data), arrival)

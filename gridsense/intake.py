@@ -1,0 +1,273 @@
+"""Entries of the log in, turns for the pipeline out: decoded, in order, and the same however they were read.
+
+The log is the only clock: wall-clock time passes when an entry of nobody says so, and a source that is new, or whose
+configuration has changed, joins at a moment that the entries' own times name. So whoever reads the same entries again,
+in pieces of any size, feeds the same to the pipeline. It judges nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from gridsense.errors import StoreError
+from streams.block import FrameBatch
+from streams.c37118.configuration import ConfigurationFrame, encode_configuration
+from streams.c37118.stream import Item, RefusedFrame, StreamParser
+from streams.channels import ChannelTable
+from streams.log import Entry
+
+log = logging.getLogger(__name__)
+
+JOIN_NS = 500_000_000
+"""How long sources that are new gather before they join together: each joining lays everything out anew. Shorter than
+the lateness, so that a source that only changed its configuration misses nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the pipeline is fed at once.
+
+    Attributes
+    ----------
+    batches
+        Stream and frames.
+    now_ns
+        What time it is, where the log says so; else None.
+    """
+
+    batches: list[tuple[str, FrameBatch]]
+    now_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A frame that could not be used.
+
+    Attributes
+    ----------
+    time_ns
+        About when it came.
+    key
+        Connection.
+    reason
+        A `streams.c37118.stream.Refusal`, or ``rate``.
+    frame
+        Its bytes.
+    detail
+        For people.
+    """
+
+    time_ns: int
+    key: str
+    reason: str
+    frame: bytes
+    detail: str
+
+
+class _Memory(msgspec.Struct):
+    """What an intake remembers."""
+
+    clock_ns: int
+    rate_hz: float
+    configurations: dict[str, dict[int, bytes]]
+    joined: list[str]
+
+
+class Intake:
+    """Decodes the entries of a log.
+
+    Parameters
+    ----------
+    configured
+        Asked for the configuration frames of a connection whose data come before its configuration: from the compacted
+        topic. Empty where there is none.
+    """
+
+    def __init__(self, configured: Callable[[str], bytes] = lambda _: b"") -> None:
+        self._configured = configured
+        self.clock_ns = 0
+        self.frames: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.newest_ns: dict[str, int] = {}
+        self.dead: list[DeadLetter] = []
+        self._rate_hz = 0.0
+        self._parsers: dict[str, StreamParser] = {}
+        self._configurations: dict[str, dict[int, bytes]] = {}
+        self._tables: dict[str, ChannelTable | None] = {}
+        self._unsettled: set[str] = set()
+        self._segments: dict[str, list[tuple[int | None, bytes]]] = {}
+        self._batches: list[tuple[str, FrameBatch]] = []
+        self._joining: list[tuple[str, FrameBatch]] = []
+        self._waiting: set[str] = set()
+        self._join_ns = 0
+        self._misfits: set[str] = set()
+
+    def take(self, entries: Sequence[Entry]) -> Iterator[Turn]:
+        """Take entries in.
+
+        Parameters
+        ----------
+        entries
+            In the order of the log, following those before.
+
+        Yields
+        ------
+        Turn
+            For the pipeline.
+        """
+        for entry in entries:
+            self.clock_ns = max(self.clock_ns, entry.time_ns)
+            if self._joining and self.clock_ns >= self._join_ns:
+                yield from self._joined()
+            if not entry.value:
+                yield from self._ready()
+                yield Turn([], self.clock_ns)
+                continue
+            key = entry.key
+            self.bytes[key] += len(entry.value)
+            self.newest_ns[key] = self.clock_ns
+            self._segments.setdefault(key, []).append((self.clock_ns, entry.value))
+            # Only data of a settled stream may wait and be decoded with what follows: the rest decides who joins when.
+            if key in self._unsettled or key not in self._parsers or entry.value[1:2] > b"\x0f":
+                self._unsettled.add(key)
+                self._decode(key)
+        yield from self._ready()
+
+    def finish(self) -> Iterator[Turn]:
+        """Let everybody join who waits: no more entries will come.
+
+        Yields
+        ------
+        Turn
+            For the pipeline.
+        """
+        if self._joining:
+            yield from self._joined()
+
+    @property
+    def settled(self) -> bool:
+        """Nobody waits to join: what is remembered can be taken down."""
+        return not self._joining
+
+    def freeze(self) -> bytes:
+        """Take down what is remembered.
+
+        Returns
+        -------
+        bytes
+            For `thaw`.
+
+        Raises
+        ------
+        ValueError
+            If somebody waits to join.
+        """
+        if not self.settled:
+            raise ValueError("sources wait to join; take the intake down when it is settled")
+        joined = [name for name, table in self._tables.items() if table is not None]
+        return msgspec.msgpack.encode(_Memory(self.clock_ns, self._rate_hz, self._configurations, joined))
+
+    def thaw(self, frozen: bytes, tables: dict[str, ChannelTable]) -> None:
+        """Go on from what was taken down.
+
+        Parameters
+        ----------
+        frozen
+            From `freeze`.
+        tables
+            Of the streams that have joined, as the pipeline has them.
+
+        Raises
+        ------
+        StoreError
+            If it was written by another version, or is damaged.
+        """
+        try:
+            memory = msgspec.msgpack.decode(frozen, type=_Memory)
+        except msgspec.MsgspecError as error:
+            raise StoreError(f"the snapshot of the connections cannot be read: {error}") from error
+        self.clock_ns, self._rate_hz = memory.clock_ns, memory.rate_hz
+        self._configurations = memory.configurations
+        for key, frames in memory.configurations.items():
+            self._parsers[key] = parser = StreamParser(key)
+            parser.feed(b"".join(frames.values()))
+        self._tables = {name: tables.get(name) for name in memory.joined}
+
+    def _ready(self) -> Iterator[Turn]:
+        """Decode what has waited, and give out what is there."""
+        for key in list(self._segments):
+            self._decode(key)
+        if self._batches:
+            batches, self._batches = self._batches, []
+            yield Turn(batches)
+
+    def _joined(self) -> Iterator[Turn]:
+        """Let those who wait join, after what came from the others until now."""
+        yield from self._ready()
+        joining, self._joining = self._joining, []
+        self._waiting.clear()
+        for name, batch in joining:
+            self._tables[name] = batch.table
+        self._unsettled -= {name.rpartition("#")[0] for name, _ in joining}
+        yield Turn(joining)
+
+    def _decode(self, key: str) -> None:
+        segments = self._segments.pop(key)
+        parser = self._parsers.get(key)
+        if parser is None:
+            parser = self._parsers[key] = StreamParser(key)
+            self._note(key, parser.feed(self._configured(key)))
+        items = parser.feed_segments(segments)
+        # A record holds whole frames: what is left over of one is no part of the next.
+        items += parser.finish() if parser.unfinished else []
+        self._note(key, items)
+        waiting = len(self._joining)
+        for item in items:
+            if isinstance(item, FrameBatch):
+                self._place(key, item)
+        if isinstance(items[-1] if items else None, FrameBatch) and len(self._joining) == waiting:
+            self._unsettled.discard(key)
+
+    def _note(self, key: str, items: list[Item]) -> None:
+        """Remember configurations, and what could not be used."""
+        for item in items:
+            if isinstance(item, ConfigurationFrame):
+                frames = b"".join(encode_configuration(item))
+                self._configurations.setdefault(key, {})[item.id_code] = frames
+            elif isinstance(item, RefusedFrame):
+                self.dead.append(DeadLetter(self.clock_ns, key, item.reason, item.frame, item.detail))
+
+    def _place(self, key: str, batch: FrameBatch) -> None:
+        """Give a batch out, or let it wait until its stream has joined."""
+        if not batch.table.pmus:
+            letter = DeadLetter(int(batch.arrival_ns[0]), key, "no_pmu", b"", "its configuration names no PMU")
+            self.dead += [letter] * len(batch.time_ns)
+            return
+        name = f"{key}#{batch.table.pmus[0].id_code}"
+        self._rate_hz = self._rate_hz or batch.rate_hz
+        if batch.rate_hz != self._rate_hz:
+            self._refuse(key, name, batch)
+            return
+        self.frames[key] += len(batch.time_ns)
+        table = self._tables.get(name)
+        if name in self._waiting or (table is not batch.table and table != batch.table):
+            if not self._joining:
+                self._join_ns = int(batch.arrival_ns[0]) + JOIN_NS
+            self._joining.append((name, batch))
+            self._waiting.add(name)
+            return
+        self._tables[name] = batch.table
+        self._batches.append((name, batch))
+
+    def _refuse(self, key: str, name: str, batch: FrameBatch) -> None:
+        """Count the frames of a stream at another rate."""
+        detail = f"{name} reports at {batch.rate_hz:g} Hz, the others at {self._rate_hz:g} Hz"
+        if name not in self._misfits:
+            log.error("%s: its frames are refused; set its device to that rate, or run it by itself", detail)
+            self._misfits.add(name)
+        self.dead += [DeadLetter(int(t), key, "rate", b"", detail) for t in batch.arrival_ns]
