@@ -10,14 +10,22 @@ IEEE Std C37.118.2-2011, clauses 6.4 to 6.7.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
-
-from fastcrc.crc16 import ibm_3740
 
 from gridsense.simulator.script import ServedStream
 from streams.c37118.configuration import ConfigurationFrame, encode_configuration
-from streams.c37118.frame import MIN_SIZE, PREFIX_SIZE, SYNC, FrameType, HeaderFrame, Stamp, encode_header
+from streams.c37118.frame import (
+    MIN_SIZE,
+    PREFIX_SIZE,
+    SYNC,
+    FrameType,
+    HeaderFrame,
+    Stamp,
+    crc_fits,
+    encode_header,
+    read_prefix,
+    wrap,
+)
 from streams.errors import ConfigurationError
 
 GARBAGE_BYTES = 1 << 16
@@ -62,7 +70,7 @@ class CommandFinder:
             command = data[at + 1] >> 4 == FrameType.COMMAND and size >= MIN_SIZE
             if command and len(data) < at + size:
                 break
-            if command and not ibm_3740(data[at : at + size]):
+            if command and crc_fits(data[at : at + size]):
                 found.append(data[at : at + size])
                 self.since_command = 0
                 at += size
@@ -204,5 +212,5 @@ def _needs_cfg3(configuration: ConfigurationFrame) -> bool:
 
 def _stamped(frame: bytes, stamp: Stamp) -> bytes:
     """Give a frame another time."""
-    body = frame[:6] + struct.pack(">II", stamp.soc, stamp.flags << 24 | stamp.fraction) + frame[PREFIX_SIZE:-2]
-    return body + struct.pack(">H", ibm_3740(body))
+    prefix = read_prefix(frame)
+    return wrap(prefix.frame_type, prefix.id_code, stamp, frame[PREFIX_SIZE:-2], prefix.version)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
-from fastcrc.crc16 import ibm_3740
 from numpy.typing import NDArray
+
+from streams.c37118.samples import seal
 
 Octets = NDArray[np.uint8]
 """`(T, size)`: a data frame in each row."""
@@ -97,10 +98,8 @@ def sealed(octets: Octets) -> Octets:
         The same.
     """
     size = octets.shape[1]
-    form = np.dtype({"names": ["body", "chk"], "formats": [(np.void, size - 2), ">u2"], "itemsize": size})
-    whole = octets.view(form)[:, 0]
-    # One call for all frames cuts them faster than a slice each.
-    whole["chk"] = list(map(ibm_3740, whole["body"].tolist()))
+    form = np.dtype({"names": ["chk"], "formats": [">u2"], "offsets": [size - 2], "itemsize": size})
+    seal(octets.view(form)[:, 0])
     return octets
 
 

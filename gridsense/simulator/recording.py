@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from fastcrc.crc16 import ibm_3740
 from numpy.typing import NDArray
 
 from gridsense.encoding import Encoder, made_encoder, stored_encoder
@@ -23,7 +22,7 @@ from gridsense.sources import open_source
 from streams.archives import Archive, read_archive
 from streams.block import FrameBatch
 from streams.c37118.configuration import ConfigurationFrame, channel_table
-from streams.c37118.frame import MIN_SIZE, SYNC, FrameType
+from streams.c37118.frame import MIN_SIZE, SYNC, FrameType, crc_fits
 from streams.captures import CaptureReader, read_capture
 from streams.channels import ChannelTable
 from streams.errors import FrameError
@@ -384,7 +383,7 @@ class _Cutter:
             if short and not final:
                 break
             frame = data[at : at + size]
-            if size >= MIN_SIZE and not short and not ibm_3740(frame):
+            if size >= MIN_SIZE and not short and crc_fits(frame):
                 out.append(frame)
                 at += size - 1
             at = data.find(SYNC, at + 1)

@@ -508,7 +508,6 @@ class Simulator:
 
     async def _see_off(self) -> None:
         """Send what is held, then end the connections so that every byte arrives."""
-        loop = asyncio.get_running_loop()
         if self._announcing is not None:
             self._announcing.cancel()
         for server in self._servers:
@@ -520,16 +519,21 @@ class Simulator:
             await asyncio.sleep(_MOMENT_S)  # the last datagrams shall not come after the end of the connection
         for connection in tuple(self._connections):
             connection.finish()
+        await self._farewell()
+        for connection in tuple(self._connections):
+            connection.transport.close()
+        for datagrams in self._datagrams:
+            datagrams.transport.close()
+
+    async def _farewell(self) -> None:
+        """Wait until receivers have taken what was written and closed their side; not for ever."""
+        loop = asyncio.get_running_loop()
         deadline_s = loop.time() + _FAREWELL_S
         patience_s = loop.time() + self.settings.backlog_s
         while self._connections and loop.time() < deadline_s:
             if any(c.behind for c in self._connections) and loop.time() < patience_s:
                 deadline_s = loop.time() + _FAREWELL_S
             await asyncio.sleep(0.01)
-        for connection in [*self._connections]:
-            connection.transport.close()
-        for datagrams in self._datagrams:
-            datagrams.transport.close()
 
 
 class _Port:
