@@ -161,6 +161,28 @@ def test_the_compacted_topic_serves_sources_that_have_shown_no_configuration(tmp
     assert (archived(tmp_path / "archive")["east"] == east.time_ns).all()
 
 
+def test_a_configuration_once_used_is_not_replaced_by_one_that_came_later(tmp_path: Path) -> None:
+    head, *rest = logged(grid("east", 1, 2, seconds=4))
+    other, *_ = logged(grid("east", 5, 2, seconds=1))  # as long, of other devices
+    with log_of(tmp_path / "log", rest[:3], [head]) as log:
+        archive(log, tmp_path / "archive")
+        log.append(CONFIGURATIONS, [other])
+        log.append(FRAMES, rest[3:])
+        archive(log, tmp_path / "archive")
+    (chain,) = open_folder(tmp_path / "archive").chains
+    assert [p.id_code for p in chain.description.table.pmus] == [1, 2]
+
+
+def test_arrivals_are_kept_where_the_first_ones_are_the_time_itself(tmp_path: Path) -> None:
+    east = grid("east", 1, 2, seconds=1)
+    head, first, *rest = logged(east, 1)
+    with log_of(tmp_path / "log", [head, first._replace(time_ns=int(east.time_ns[0])), *rest]) as log:
+        archive(log, tmp_path / "archive", span_s=3600.0)
+    (chain,) = open_folder(tmp_path / "archive").chains
+    arrival_ns = np.concatenate([batch.arrival_ns for batch in read_chain(chain)])
+    assert (arrival_ns - east.time_ns).tolist() == [0] + 29 * [DELAY_NS]
+
+
 def test_what_cannot_be_decoded_is_kept_raw(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     east = grid("east", 1, 2, seconds=1)
     _, frames = configured(east)
@@ -245,7 +267,7 @@ def test_what_the_log_lost_is_listed_once(tmp_path: Path, caplog: pytest.LogCapt
     east, _, _ = two_sources()
     records = logged(east)
     with log_of(tmp_path / "log", records) as log:
-        for stop in (0, 3, 5, 1000):
+        for stop in (*range(1, 9), 0):
             count = Stop(stop)
             archiver = Archiver(Gaping(log, Lost(3, 4, "damaged")), Settings(tmp_path / "archive", 2.0), count)
             with count.expected():
@@ -307,7 +329,7 @@ TIDY = tidying.Settings(compact_after_s=0.0, least_files=2)
 
 def test_stopped_after_every_single_step_each_frame_is_there_once(tmp_path: Path) -> None:
     """Whatever the step, a reader sees each frame up to the position once, before and after the next start."""
-    east, west, records = two_sources(6)
+    east, west, records = two_sources(4)
     strange = Record(records[9].time_ns, "stranger", framed(configured(east)[1])[0])
     records = [*records[:9], strange, *records[9:]]
     with log_of(tmp_path / "log", records) as log:
@@ -329,6 +351,38 @@ def test_stopped_after_every_single_step_each_frame_is_there_once(tmp_path: Path
             assert not list(folder.rglob("*.part"))
             for partition in partitions(folder):
                 assert written(partition) == files_of(partition, whole.position), at
+
+
+def test_a_reader_sees_each_committed_frame_once_at_every_step(tmp_path: Path) -> None:
+    """While a batch is written, committed, joined and cleaned away, whoever lists the folder counts the same."""
+    east, _, _ = two_sources(6)
+    records = logged(east)
+    folder = tmp_path / "archive"
+    steps: list[Step] = []
+
+    def look(step: Step) -> None:
+        steps.append(step)
+        position = json.loads((folder / POSITION).read_bytes())["next"]
+        seen = archived(folder)["east"] if position else east.time_ns[:0]
+        assert (seen == east.time_ns[: 15 * max(0, position - 1)]).all(), step
+
+    with log_of(tmp_path / "log", records) as log:
+        archive(log, folder, tidy=TIDY, now_ns=NEXT_DAY_NS, report=look)
+    assert set(steps) == set(Step)
+
+
+def test_what_a_stopped_batch_left_does_not_disturb_others_cut_elsewhere(tmp_path: Path) -> None:
+    east, west, records = two_sources(4)
+    with log_of(tmp_path / "log", records) as log:
+        with pytest.raises(Stopped):
+            archive(log, tmp_path / "archive", span_s=3600.0, batch_bytes=3000, report=Stop(2))
+        left = [f for p in partitions(tmp_path / "archive") for f in written(p)]
+        assert len(left) == 2
+        assert len({records[f.last + at].time_ns // 10**9 for f in left for at in (0, 1)}) == 1  # in mid-second
+        archive(log, tmp_path / "archive", span_s=1.0)
+    got = archived(tmp_path / "archive")
+    assert (got["east"] == east.time_ns).all()
+    assert (got["west"] == west.time_ns).all()
 
 
 def test_stopped_again_and_again_it_goes_on(tmp_path: Path) -> None:
