@@ -152,7 +152,7 @@ class Connection:
             if self.settings.transport.commanded and now_s >= self._again_s:
                 self._begin(now_s)
         elif silent_s >= self._patience_s():
-            self._fall_silent(f"no whole frame for {silent_s:.1f} s", now_s)
+            self._fall_silent(f"no whole frame for {self._patience_s():g} s", now_s)
 
     def received(self, data: bytes) -> None:
         """Take bytes of the TCP connection.
@@ -282,7 +282,8 @@ class Connection:
         """Ask for the other form; give up after a while."""
         asked_s = self._asked_s or 0.0
         if now_s - asked_s >= self._limits.configure_s:
-            self._fall_silent(f"asked for its configuration, and none came in {now_s - asked_s:.1f} s", now_s)
+            hint = "" if self._intake.id_code else "; many answer to their own ID code only: set it"
+            self._fall_silent(f"asked for its configuration, none came in {self._limits.configure_s:g} s{hint}", now_s)
         elif self._intake.stream.awaited == self._form:
             self._due_s = now_s + self._limits.answer_s  # it is on its way
         else:

@@ -55,7 +55,8 @@ class ConnectionSettings:
     port
         Where it takes commands; unused by `Transport.UDP`.
     id_code
-        ID code of its stream; 0: of the first configuration that comes.
+        ID code of its stream; 0: of the first configuration that comes. Commands then carry 0 until it is known, which
+        some devices answer and others do not: set it where commands are sent.
     transport
         How commands and data travel.
     udp_port
