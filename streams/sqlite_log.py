@@ -42,10 +42,9 @@ RETAIN_ROWS = 1 << 10
 """Rows that one transaction of `retain` removes, at most."""
 WAIT_S = 30.0
 """Seconds to wait for another process that writes."""
-WAL_PAGES = 4096
-"""Pages of the write-ahead log after which SQLite moves them into the file."""
 WAL_BYTES = 1 << 26
-"""Bytes of the write-ahead log above which a writer waits for readers, shortly, to begin it anew."""
+"""Bytes of the write-ahead log above which a writer waits for readers, shortly, to begin it anew. SQLite moves what it
+holds into the file whenever a quarter of this was written."""
 CHECKPOINT_WAIT_S = 0.2
 """How long it waits then; if in vain, the next time comes when as much has been written again."""
 REBOOT_GAP = 1 << 24
@@ -138,7 +137,9 @@ _RECORDS = msgspec.msgpack.Decoder(list[tuple[int, str, bytes, str]])
 _PACK = msgspec.msgpack.Encoder().encode
 
 
-def open_log(path: Path, compacted: Sequence[str] = (CONFIGURATIONS,), boot: str | None = None) -> SqliteLog:
+def open_log(
+    path: Path, compacted: Sequence[str] = (CONFIGURATIONS,), boot: str | None = None, wal_bytes: int = WAL_BYTES
+) -> SqliteLog:
     """Open a log, or make one.
 
     Parameters
@@ -149,6 +150,8 @@ def open_log(path: Path, compacted: Sequence[str] = (CONFIGURATIONS,), boot: str
         Topics that are compacted, should they be made; what a topic once is, it stays.
     boot
         What this run of the machine is called; None to ask the system.
+    wal_bytes
+        Bytes that the write-ahead log may grow to, as a rule.
 
     Returns
     -------
@@ -162,7 +165,8 @@ def open_log(path: Path, compacted: Sequence[str] = (CONFIGURATIONS,), boot: str
     """
     with _in_our_words(path):
         db = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
-    log = SqliteLog(path, db, tuple(compacted))
+    db.text_factory = bytes  # we store no text: what looks like it is damaged
+    log = SqliteLog(path, db, tuple(compacted), wal_bytes)
     try:
         log.prepare(_boot() if boot is None else boot)
     except LogError:
@@ -182,14 +186,16 @@ class SqliteLog:
         Its connection, without transactions of its own.
     compacted
         Topics that are compacted, should they be made.
+    wal_bytes
+        Bytes that the write-ahead log may grow to, as a rule.
     """
 
-    def __init__(self, path: Path, db: sqlite3.Connection, compacted: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection, compacted: tuple[str, ...], wal_bytes: int) -> None:
         self._path = path
         self._db = db
         self._compacted = compacted
         self._numbers: dict[str, int] = {}
-        self._wal_bytes = WAL_BYTES
+        self._wal_bytes = self._wal_due_bytes = wal_bytes
 
     def prepare(self, boot: str) -> None:
         """Make sure that the file is a log of this version; after a restart of the machine, leave offsets out.
@@ -199,14 +205,21 @@ class SqliteLog:
         boot
             What this run of the machine is called; empty where nobody knows.
         """
-        with _in_our_words(self._path):
+        with self._reading():
             version = self._identify()
+        with _in_our_words(self._path):
             self._use_wal()
-            for setting in ("synchronous=NORMAL", f"wal_autocheckpoint={WAL_PAGES}", f"journal_size_limit={WAL_BYTES}"):
+            ((page_bytes,),) = self._db.execute("PRAGMA page_size").fetchall()
+            pages = max(1, self._wal_bytes // 4 // page_bytes)
+            for setting in (
+                "synchronous=NORMAL",
+                f"wal_autocheckpoint={pages}",
+                f"journal_size_limit={self._wal_bytes}",
+            ):
                 self._db.execute(f"PRAGMA {setting}").close()
             if version and self._read_root().boot == boot:
                 return
-        with self._transaction("BEGIN IMMEDIATE"):
+        with self._writing():
             if not self._identify():
                 self._db.execute(_TABLES)
                 self._db.execute(f"PRAGMA application_id={APPLICATION}")
@@ -233,7 +246,7 @@ class SqliteLog:
         int
             Offset after the last.
         """
-        after = _around_damage(partial(self._append, topic, records))
+        after = self._around_damage(partial(self._append, topic, records))
         self._restart_wal()
         return after
 
@@ -259,7 +272,7 @@ class SqliteLog:
         LogError
             If the topic ends before the offset, too: it is not the log that the reader knows.
         """
-        with self._transaction("BEGIN"):
+        with self._reading():
             number, state = self._topic(topic)
             if offset > state.next:
                 raise LogError(
@@ -302,7 +315,7 @@ class SqliteLog:
         LogError
             If the topic is not compacted, too.
         """
-        with self._transaction("BEGIN"):
+        with self._reading():
             number, state = self._topic(topic)
             if number and not state.compacted:
                 raise LogError(f"{self._path}: the topic {topic!r} is not compacted: `read` it")
@@ -325,7 +338,7 @@ class SqliteLog:
         Extent
             Of this moment.
         """
-        with self._transaction("BEGIN"):
+        with self._reading():
             _, state = self._topic(topic)
         records, size = state.records - state.records_gone, state.size - state.size_gone
         return Extent(state.first, state.next, records, size, state.oldest_ns, state.newest_ns if records else 0)
@@ -342,7 +355,7 @@ class SqliteLog:
         offset
             Where it will go on.
         """
-        with self._transaction("BEGIN IMMEDIATE"):
+        with self._writing():
             number, state = self._open_topic(topic)
             self._put(number, replace(state, readers={**state.readers, reader: offset}))
 
@@ -361,7 +374,7 @@ class SqliteLog:
         int | None
             What it last committed; None where it never did.
         """
-        with self._transaction("BEGIN"):
+        with self._reading():
             return self._topic(topic)[1].readers.get(reader)
 
     def retain(self, topic: str, retention: Retention) -> int:
@@ -388,14 +401,14 @@ class SqliteLog:
         """
         removed = 0
         while True:
-            with self._transaction("BEGIN"):
+            with self._reading():
                 number, state = self._topic(topic)
                 if state.compacted:
                     raise LogError(f"{self._path}: the topic {topic!r} is compacted: it keeps the newest of each key")
-                cut = self._cut(number, state, retention)
-            if cut <= state.first:
+                left = self._left(number, state, retention)
+            if left.first == state.first:
                 return removed
-            removed += _around_damage(partial(self._remove, number, cut))
+            removed += self._around_damage(partial(self._remove, number, state, left))
 
     def close(self) -> None:
         """Let go of the log. What was appended is kept."""
@@ -434,26 +447,37 @@ class SqliteLog:
             size = Path(f"{self._path}-wal").stat().st_size
         except OSError:
             return
-        if size <= self._wal_bytes:
+        if size <= self._wal_due_bytes:
             return
         with _in_our_words(self._path):
             self._db.execute(f"PRAGMA busy_timeout={CHECKPOINT_WAIT_S * 1e3:.0f}").close()
             ((busy, _, _),) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._db.execute(f"PRAGMA busy_timeout={WAIT_S * 1e3:.0f}").close()
-        self._wal_bytes = size + WAL_BYTES if busy else WAL_BYTES
+        self._wal_due_bytes = self._wal_bytes + (size if busy else 0)
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[None]:
-        """Do all or nothing; SQLite's errors leave as ours."""
+    def _writing(self) -> Iterator[None]:
+        """Do all or nothing, alone."""
         with _in_our_words(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.execute(begin)
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):  # what went wrong first is what is said
                     self._db.execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """See the log as it is at one moment. SQLite commits nothing after a damaged page, but it lets go of it."""
+        with _in_our_words(self._path):
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._db.in_transaction:  # some errors have ended it
+                    self._db.execute("ROLLBACK")
 
     def _put(self, number: int, content: _Root | _Topic) -> None:
         """Write a row of the directory."""
@@ -488,8 +512,19 @@ class SqliteLog:
             self._put(0, replace(root, topics={**root.topics, topic: number}))
         return number, state
 
+    def _around_damage(self, write: Callable[..., int]) -> int:
+        """Write, and take out what is old; where that is damaged, leave it in the file, out of reach."""
+        try:
+            return write(sweep=True)
+        except LogError as error:
+            if not _is_damage(error.__cause__):
+                raise
+            after = write(sweep=False)
+            _log.warning("%s: what is old stays in the file, out of reach: %s", self._path, error.__cause__)
+            return after
+
     def _append(self, topic: str, records: Sequence[Record], *, sweep: bool) -> int:
-        with self._transaction("BEGIN IMMEDIATE"):
+        with self._writing():
             number, state = self._open_topic(topic)
             if state.compacted:
                 state = self._append_keys(number, state, records, sweep=sweep)
@@ -549,38 +584,48 @@ class SqliteLog:
         self._db.execute(_sql(_INSERT, number), _Batch(*head, _PACK([])).row(number))
         self._put(number, replace(state, next=after))
 
-    def _cut(self, number: int, state: _Topic, retention: Retention) -> int:
-        """Find the offset before which entries may go, as far as one transaction takes them."""
+    def _left(self, number: int, state: _Topic, retention: Retention) -> _Topic:
+        """Say what is left of a topic after as much of a retention as one transaction takes."""
         old_ns = state.newest_ns - round(retention.age_s * 1e9)
-        cut = state.first
+        keep = last = None
         with closing(self._batches(number, state.first, state.next)) as batches:
             for rows, batch in enumerate(batches):
                 stale = retention.age_s > 0 and batch.newest_ns < old_ns
-                if not stale and not 0 < retention.size < state.size - batch.size:
-                    return batch.first if cut > state.first else cut
-                if rows and (rows == RETAIN_ROWS or batch.size - state.size_gone > RETAIN_BYTES):
-                    return batch.first
-                cut = batch.next
-        return cut
+                excess = 0 < retention.size < state.size - batch.size
+                enough = rows >= RETAIN_ROWS or (rows and batch.size - state.size_gone > RETAIN_BYTES)
+                if enough or not (stale or excess):
+                    keep = batch
+                    break
+                last = batch
+        if not keep and last and last.next == state.next:
+            return replace(state, first=state.next, records_gone=state.records, size_gone=state.size, oldest_ns=0)
+        # Where nothing after the last can be read, that stays until something comes: a disk may fail for a while.
+        keep = keep or last
+        if not keep:
+            return state
+        return replace(
+            state, first=keep.first, records_gone=keep.records, size_gone=keep.size, oldest_ns=keep.oldest_ns
+        )
 
-    def _remove(self, number: int, cut: int, *, sweep: bool) -> int:
-        """Take entries before an offset out; the next batch says what is left."""
-        with self._transaction("BEGIN IMMEDIATE"):
-            state = self._get(number, _Topic)
-            if cut <= state.first:  # another process was quicker
+    def _remove(self, number: int, state: _Topic, left: _Topic, *, sweep: bool) -> int:
+        """Take out what goes, unless the topic is not any more what it was then."""
+        with self._writing():
+            now = self._get(number, _Topic)
+            if now.first != state.first or left.first == state.next != now.next:
                 return 0
-            with closing(self._batches(number, cut, state.next)) as batches:
-                head = next(batches, None)
-            left = replace(
-                state,
-                first=head.first if head else state.next,
-                records_gone=head.records if head else state.records,
-                size_gone=head.size if head else state.size,
-                oldest_ns=head.oldest_ns if head else 0,
-            )
             if sweep:
                 self._db.execute(_sql(_DELETE, number), (state.first, left.first))
-            self._put(number, left)
+            self._put(
+                number,
+                replace(
+                    left,
+                    next=now.next,
+                    records=now.records,
+                    size=now.size,
+                    newest_ns=now.newest_ns,
+                    readers=now.readers,
+                ),
+            )
         return left.records_gone - state.records_gone
 
     def _batches(self, number: int, at: int, end: int) -> Generator[_Batch]:
@@ -613,12 +658,14 @@ class SqliteLog:
                 return
             # A cursor loses the row before the one at which it stumbles: that is read alone, or the next that can be.
             begin = self._readable(number, begin, end)
-            for row in self._db.execute(walk, (begin, end, 1)).fetchall():
-                yield row
-                begin = row[0] + 1
+            alone = self._db.execute(walk, (begin, end, 1)).fetchall() if begin < end else []
+            if not alone:
+                return
+            yield alone[0]
+            begin = alone[0][0] + 1
 
     def _readable(self, number: int, begin: int, end: int) -> int:
-        """Find an offset at which something can be read: in growing steps, then back by halves."""
+        """Find an offset from which something can be read, or the end: in growing steps, then back by halves."""
         walk = _sql(_WALK, number)
 
         def fails(at: int) -> bool:
@@ -706,33 +753,22 @@ def _expect_damage(error: sqlite3.Error) -> None:
         raise error
 
 
-def _around_damage(write: Callable[..., int]) -> int:
-    """Write, and take out what is old; where that is damaged, leave it in the file, out of reach."""
-    try:
-        return write(sweep=True)
-    except LogError as error:
-        if not _is_damage(error.__cause__):
-            raise
-        _log.warning("what is old cannot be removed and stays in the file: %s", error)
-        return write(sweep=False)
-
-
 @contextmanager
 def _in_our_words(path: Path) -> Iterator[None]:
     """Let SQLite's errors leave as ours."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # a message of SQLite may quote what is damaged
         raise _error(path, error) from error
 
 
-def _error(path: Path, error: sqlite3.Error) -> LogError:
+def _error(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> LogError:
     """Say in our words what SQLite found."""
     code = getattr(error, "sqlite_errorcode", 0)
     if code in _NO_ROOM:
         return LogFullError(f"{path}: no room to write ({error}): make room, or keep less; then try again")
     if _code(error) == sqlite3.SQLITE_BUSY:
         return LogError(f"{path}: another process has been writing for {WAIT_S:.0f} s ({error}): see which hangs")
-    if _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+    if _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT) or isinstance(error, UnicodeDecodeError):
         return LogError(f"{path} is damaged, or no log ({error}): move it away; the log begins anew")
     return LogError(f"{path}: the log cannot be used ({error}): check that the file and its folder can be written")
