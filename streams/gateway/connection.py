@@ -19,8 +19,15 @@ from streams.gateway.intake import Intake
 from streams.gateway.settings import ConnectionSettings, GatewaySettings, Transport
 from streams.gateway.status import ConnectionStatus, State
 
-READ_BYTES = 1 << 18
-"""Most that one read of a TCP connection takes."""
+READ_BYTES = 1 << 16
+"""Most that one read of a TCP connection takes: the others wait for no more than this."""
+
+VAIN_BYTES = 1 << 16
+"""What a TCP connection may bring in vain between two ticks; then it is read again after the second. Its bytes wait in
+the network meanwhile, its peer waits with them, and nobody else does."""
+
+SHARE_BYTES = 1 << 20
+"""What a TCP connection may bring between two ticks while the log is behind."""
 
 _PERIODS = 3  # a slow stream is not silent before so many of its reporting periods
 _CLOSE_S = 1.0
@@ -88,6 +95,8 @@ class Connection:
         self._frames = 0
         self._streaming_s = 0.0
         self._again_s = 0.0
+        self._vain_bytes = 0  # of the intake, at the last tick
+        self._came_bytes = 0  # since the last tick
 
     def status(self) -> ConnectionStatus:
         """Tell how it stands; any thread may ask.
@@ -137,6 +146,9 @@ class Connection:
         """
         intake, limits = self._intake, self._limits
         intake.settle(self._clock.now_ns())
+        self._vain_bytes, self._came_bytes = intake.vain_bytes, 0
+        if self._tcp is not None:
+            self._tcp.resume_reading()
         if self._state not in _OPEN:
             return
         if intake.alive != self._alive:
@@ -162,10 +174,17 @@ class Connection:
         data
             As they came.
         """
+        intake = self._intake
+        if self._over is None or self._over.done():
+            return  # it was given up while this was on its way
         try:
-            self._intake.received(data, self._clock.now_ns())
+            intake.received(data, self._clock.now_ns())
         except StreamsError as error:
             self._end(str(error), refused=True)
+        self._came_bytes += len(data)
+        in_vain = intake.vain_bytes - self._vain_bytes > VAIN_BYTES
+        if self._tcp is not None and (in_vain or (self._came_bytes > SHARE_BYTES and intake.crowded)):
+            self._tcp.pause_reading()
         if self._intake.news or self._state is not State.STREAMING:
             self._react()
 

@@ -6,6 +6,7 @@ order. The rules of resynchronisation are those of `streams.c37118.stream`; noth
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,6 +19,9 @@ from streams.gateway.status import Reason
 
 _HEAD = struct.Struct(">BBHH")
 _KINDS = frozenset(int(kind) for kind in FrameType)
+_START = re.compile(rb"\xaa(?:\Z|[\x00-\x5f](?:\Z|[\x01-\xff]|\x00(?:\Z|[\x10-\xff])))")
+"""Where a frame may start: the sync byte, one of the types, a size of 16 at least; or what is there of them."""
+
 _VAIN = 16  # bytes whose CRC may be computed in vain, as a multiple of the garbage that is let pass
 
 
@@ -140,8 +144,8 @@ class Framer:
             if size == 0:
                 lost = reason if reason and self._synchronised else lost
                 self._synchronised = False
-                found = data.find(SYNC, at + 1)
-                at = end if found < 0 else found
+                found = _START.search(data, at + 1)
+                at = found.start() if found else end
                 continue
             if skipped < at:
                 yield Piece(data[skipped:at], lost)
@@ -163,7 +167,7 @@ class Framer:
         if final or given_up:
             self.restart()
         if given_up:
-            raise FrameError(f"{self._max_garbage_bytes} bytes came without a whole frame: is it a C37.118 stream?")
+            raise FrameError("too much came without a whole frame: is it a C37.118 stream?")
 
     def _remember(self, frame: bytes) -> None:
         """Let `match` know how a data frame of the stream begins."""

@@ -51,7 +51,8 @@ class Gateway:
         self._settings = settings
         self._clock = clock or SteadyClock()
         self._writer = Writer(make_log, settings.flush_s, settings.buffer_bytes)
-        claims = Claims(shared=settings.allow_shared_id_codes)
+        own = [(c.id_code, c.name) for c in connections if c.id_code]
+        claims = Claims(shared=settings.allow_shared_id_codes, reserved=own)
         self._intakes = [
             Intake(
                 c.name,

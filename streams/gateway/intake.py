@@ -8,6 +8,7 @@ configuration that changes in mid-stream costs no frame.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -23,7 +24,12 @@ from streams.log import DEAD_LETTERS, FRAMES, Record
 LETTER_BYTES = 1024
 """Of what could not be used, so much is kept."""
 
+MAX_CHANGES = 30
+"""Changes of a configuration within a minute beyond which a peer is not listened to: each is decoded, and logged."""
+
 _SECOND_NS = 1_000_000_000
+_MINUTE_NS = 60 * _SECOND_NS
+_PIECE_BYTES = 64  # so many bytes of garbage cost as much work as one more piece
 _CHANGES = 1 << 2  # STAT bit 10, in the upper byte
 _HEADER_CHARACTERS = 1024
 
@@ -66,10 +72,15 @@ class Claims:
     ----------
     shared
         Let any number of connections carry streams of one ID code.
+    reserved
+        ID code and name of each connection whose settings name its stream: no other may take that.
     """
 
-    def __init__(self, *, shared: bool) -> None:
+    def __init__(self, *, shared: bool, reserved: Iterable[tuple[int, str]] = ()) -> None:
         self._shared = shared
+        self._reserved: dict[int, list[str]] = {}
+        for id_code, name in reserved:
+            self._reserved.setdefault(id_code, []).append(name)
         self._owners: dict[int, str] = {}
 
     def take(self, id_code: int, name: str) -> str:
@@ -87,7 +98,10 @@ class Claims:
         str
             Who has it now.
         """
-        return name if self._shared else self._owners.setdefault(id_code, name)
+        if self._shared:
+            return name
+        entitled = self._reserved.get(id_code, [name])
+        return self._owners.setdefault(id_code, name) if name in entitled else entitled[0]
 
     def release(self, name: str) -> None:
         """Give up what a connection has claimed.
@@ -131,6 +145,9 @@ class Intake:
         self._claims = claims
         self._written = b""  # identity of the configuration that the log has
         self._fragments: list[bytes] = []
+        self._fragments_bytes = 0
+        self._minute = 0
+        self._changes = 0
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._announced = False
@@ -154,8 +171,15 @@ class Intake:
         """A configuration should be asked for."""
         self.trouble = ""
         """Why the newest configuration was refused; empty where it was not."""
+        self.vain_bytes = 0
+        """Rises with what cost work and brought nothing: bytes, and some for each piece of them."""
         self.last_frame_ns = 0
         self.header = ""
+
+    @property
+    def crowded(self) -> bool:
+        """The log is behind: who sends fast should be read more slowly."""
+        return self._writer.behind
 
     def recall(self, value: bytes) -> None:
         """Learn which configuration the log has of this connection.
@@ -181,6 +205,7 @@ class Intake:
         """Begin anew, as with a new connection. A peer that can be asked is asked what it sends."""
         self.stream.restart()
         self._fragments.clear()
+        self._fragments_bytes = 0
         self.wanted, self.trouble, self._announced = False, "", False
         self._only_id_code = self._set_id_code
         known = self.in_force
@@ -204,6 +229,7 @@ class Intake:
         self._held.clear()
         self._held_bytes = 0
         self._fragments.clear()
+        self._fragments_bytes = 0
         self._claims.release(self._name)
         self.settle(now_ns)
 
@@ -311,9 +337,11 @@ class Intake:
                     self._refuse(reason, value, now_ns)
                 elif kind == FrameType.COMMAND:
                     self.counts.commands += 1
+                    self.vain_bytes += len(value) + _PIECE_BYTES
                 elif self._only_id_code and int.from_bytes(value[4:6], "big") != self._only_id_code:
                     self._refuse(Reason.ID_CODE, value, now_ns)
                 elif kind == FrameType.HEADER:
+                    self.vain_bytes += len(value) + _PIECE_BYTES
                     self.header = value[PREFIX_SIZE:-2].decode("latin-1")[:_HEADER_CHARACTERS]
                 elif kind == FrameType.DATA:
                     if self._fits(value):
@@ -362,14 +390,16 @@ class Intake:
             self._drop_fragments(Reason.FRAGMENT, now_ns)
         due = len(self._fragments) + 1
         self._fragments.append(frame)
+        self._fragments_bytes += len(frame)
+        self.vain_bytes += len(frame) + _PIECE_BYTES
         if index != due and not (index == LAST_FRAGMENT and due > 1):
             self._drop_fragments(Reason.FRAGMENT, now_ns)
-        elif sum(map(len, self._fragments)) > self._settings.max_configuration_bytes:
+        elif self._fragments_bytes > self._settings.max_configuration_bytes:
             self._drop_fragments(Reason.OVERSIZE, now_ns)
             self.trouble = f"its configuration exceeds {self._settings.max_configuration_bytes} bytes"
             self.news = True
         elif index == LAST_FRAGMENT:
-            parts, self._fragments = self._fragments, []
+            parts, self._fragments, self._fragments_bytes = self._fragments, [], 0
             return parts
         return []
 
@@ -377,6 +407,7 @@ class Intake:
         for frame in self._fragments:
             self._refuse(reason, frame, now_ns)
         self._fragments.clear()
+        self._fragments_bytes = 0
 
     def _configure(self, frames: list[bytes], now_ns: int) -> None:
         """Put a configuration into force, and log it unless the log has it."""
@@ -396,9 +427,11 @@ class Intake:
                 return
             owner = self._claims.take(known.id_code, self._name)
             if owner != self._name:
+                self._refuse(Reason.ID_CODE, b"".join(frames), now_ns)
                 raise ConfigurationError(
                     f"ID code {known.id_code} is that of {owner!r}: give the stream its own, or allow shared ID codes"
                 )
+            self._moderate(frames, now_ns)
         if identity != self._written:
             if not self._writer.offer_configuration(Record(now_ns, self._name, b"".join(frames))):
                 raise LogFullError("the log has no room, not even for a configuration: see what fills its disk")
@@ -411,6 +444,17 @@ class Intake:
             self.in_force = known
             self._expect()
         self._release(known, now_ns)
+
+    def _moderate(self, frames: list[bytes], now_ns: int) -> None:
+        """Refuse a configuration that changes all the time."""
+        minute = now_ns // _MINUTE_NS
+        if minute != self._minute:
+            self._minute, self._changes = minute, 0
+        self._changes += 1
+        self.vain_bytes += sum(map(len, frames))
+        if self._changes > MAX_CHANGES:
+            self._refuse(Reason.CONFIGURATION, b"".join(frames), now_ns)
+            raise ConfigurationError(f"its configuration changed more than {MAX_CHANGES} times within a minute")
 
     def _decode(self, frames: list[bytes], identity: bytes) -> InForce:
         """Read a configuration, after a look at whether it is worth it."""
@@ -446,6 +490,7 @@ class Intake:
         """Count what is not used, and keep some of it."""
         self.counts.refused[reason] += 1
         self.counts.refused_bytes += len(value)
+        self.vain_bytes += len(value) + _PIECE_BYTES
         second = now_ns // _SECOND_NS
         if second != self._letter_second:
             self._letter_second, self._letters = second, 0

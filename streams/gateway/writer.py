@@ -26,6 +26,7 @@ _TOPICS = (FRAMES, CONFIGURATIONS, DEAD_LETTERS)
 """In this order: after a crash between two of them a configuration stands in the log twice, never only half."""
 
 _APPEND_BYTES = 1 << 23
+_BEHIND = 4  # a quarter of the bound
 _RETRY_MOST_S = 1.0
 _COMPLAIN_S = 60.0
 
@@ -70,6 +71,11 @@ class Writer:
     def gathered_bytes(self) -> int:
         """Waiting to be written."""
         return self._offered_bytes - self._done_bytes
+
+    @property
+    def behind(self) -> bool:
+        """So much waits to be written that who sends fast should be read more slowly."""
+        return self.gathered_bytes > self._buffer_bytes // _BEHIND
 
     def start(self) -> None:
         """Open the log and begin to write; `known` tells when it is open."""
