@@ -27,6 +27,13 @@ from baselines.errors import BaselinesError
 from gridsense import convert as converting
 from gridsense import detect as detecting
 from gridsense import inspect as inspecting
+from gridsense.commands.archive import archive
+from gridsense.commands.check_config import check_config
+from gridsense.commands.gateway import gateway
+from gridsense.commands.init import init
+from gridsense.commands.run import run as run_processor
+from gridsense.commands.simulate_pmu import simulate_pmu
+from gridsense.commands.up import up
 from gridsense.demo import show as watching
 from gridsense.detection import Settings as DetectionSettings
 from gridsense.errors import GridSenseError, PeerError, UsageError
@@ -35,7 +42,7 @@ from gridsense.pipeline import Settings
 from gridsense.sources import open_source
 from gridsense.store import EventStore
 from streams.archives import Archive
-from streams.errors import StreamsError
+from streams.errors import SettingsError, StreamsError
 
 EXIT_OK = 0
 EXIT_BUG = 1
@@ -51,8 +58,12 @@ app = App(
     name="gridsense",
     help="""Watch a power grid's synchrophasors (IEEE C37.118).
 
-    Look into a capture or an archive with `inspect`, bring it into Parquet with `convert`, find what is atypical in it
-    with `detect`.
+    Files: look into a capture or an archive with `inspect`, bring it into Parquet with `convert`, find what is atypical
+    in it with `detect`.
+
+    Live: `init` writes a configuration, `check-config` checks it; `gateway` receives from PMUs into a log, `run`
+    processes the log into events, `archive` keeps its frames as Parquet, `watch` shows what is found. `up` does all of
+    it in one process; `simulate-pmu` serves a recording as real PMUs would.
 
     Options of all commands: `--debug` shows where an error came from.
 
@@ -85,7 +96,7 @@ def exit_code(error: Exception) -> int:
         `EXIT_BUG` for what nobody raised on purpose.
     """
     kinds: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
-        ((CycloptsError, UsageError), EXIT_USAGE),
+        ((CycloptsError, UsageError, SettingsError), EXIT_USAGE),
         ((PeerError,), EXIT_PEER),
         ((GridSenseError, StreamsError, BaselinesError, OSError), EXIT_INPUT),
     )
@@ -278,6 +289,10 @@ def detect(
         console.print(line, highlight=False, markup=False)
 
 
+for _live in (simulate_pmu, gateway, run_processor, archive, up, init, check_config):
+    _command(_live)
+
+
 def _write(line: bytes) -> None:
     """Write a line to stdout at once, so that whoever reads along sees it."""
     sys.stdout.write(line.decode())
@@ -373,8 +388,9 @@ def run(tokens: Sequence[str]) -> int:
 
 
 def _sentence(error: Exception, code: int) -> str:
-    """One line: what, which, and what to do."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    """Say what, which, and what to do: in one line, or in a line for each mistake in a configuration."""
+    lines = str(error).splitlines() if isinstance(error, UsageError) else [str(error)]
+    message = "\n".join(" ".join(line.split()) for line in lines).strip() or type(error).__name__
     if code == EXIT_BUG:
         return f"internal error: {type(error).__name__}: {message}; run again with --debug and report what it shows"
     if isinstance(error, CycloptsError):

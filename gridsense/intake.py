@@ -55,7 +55,7 @@ class DeadLetter:
     key
         Connection.
     reason
-        A `streams.c37118.stream.Refusal`, or ``rate``.
+        A `streams.c37118.stream.Refusal`, ``rate`` or ``no_pmu``; ``pipeline`` where that could not take it.
     frame
         Its bytes.
     detail
@@ -86,6 +86,19 @@ class Intake:
     configured
         Asked for the configuration frames of a connection whose data come before its configuration: from the compacted
         topic. Empty where there is none.
+
+    Attributes
+    ----------
+    clock_ns
+        What time it is by the entries.
+    frames, bytes
+        Data frames decoded and bytes taken in, by connection.
+    newest_ns
+        When the newest entry of each connection came.
+    dropped
+        By connection and reason: frames that could not be used.
+    dead
+        The same frames, until somebody takes them away.
     """
 
     def __init__(self, configured: Callable[[str], bytes] = lambda _: b"") -> None:
@@ -95,6 +108,7 @@ class Intake:
         self.bytes: Counter[str] = Counter()
         self.newest_ns: dict[str, int] = {}
         self.dead: list[DeadLetter] = []
+        self.dropped: dict[str, Counter[str]] = {}
         self._rate_hz = 0.0
         self._parsers: dict[str, StreamParser] = {}
         self._configurations: dict[str, dict[int, bytes]] = {}
@@ -240,13 +254,13 @@ class Intake:
                 frames = b"".join(encode_configuration(item))
                 self._configurations.setdefault(key, {})[item.id_code] = frames
             elif isinstance(item, RefusedFrame):
-                self.dead.append(DeadLetter(self.clock_ns, key, item.reason, item.frame, item.detail))
+                self._drop(DeadLetter(self.clock_ns, key, item.reason, item.frame, item.detail))
 
     def _place(self, key: str, batch: FrameBatch) -> None:
         """Give a batch out, or let it wait until its stream has joined."""
         if not batch.table.pmus:
-            letter = DeadLetter(int(batch.arrival_ns[0]), key, "no_pmu", b"", "its configuration names no PMU")
-            self.dead += [letter] * len(batch.time_ns)
+            for arrival_ns in batch.arrival_ns.tolist():
+                self._drop(DeadLetter(arrival_ns, key, "no_pmu", b"", "its configuration names no PMU"))
             return
         name = f"{key}#{batch.table.pmus[0].id_code}"
         self._rate_hz = self._rate_hz or batch.rate_hz
@@ -270,4 +284,10 @@ class Intake:
         if name not in self._misfits:
             log.error("%s: its frames are refused; set its device to that rate, or run it by itself", detail)
             self._misfits.add(name)
-        self.dead += [DeadLetter(int(t), key, "rate", b"", detail) for t in batch.arrival_ns]
+        for arrival_ns in batch.arrival_ns.tolist():
+            self._drop(DeadLetter(arrival_ns, key, "rate", b"", detail))
+
+    def _drop(self, letter: DeadLetter) -> None:
+        """Count a frame that cannot be used, and keep it for whoever puts it aside."""
+        self.dropped.setdefault(letter.key, Counter())[letter.reason] += 1
+        self.dead.append(letter)

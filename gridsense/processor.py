@@ -184,6 +184,11 @@ class Processor:
         elif wrong:
             log.error("no snapshot can be read: the log is read from its beginning, and what is typical learned anew")
             how = "refused"
+        extent = self._log.extent(FRAMES)
+        if self.place > extent.next:
+            log.error("the log ends at %d, before %d where reading stopped: it was replaced", extent.next, self.place)
+            self._unsaid.append(self._gap(Lost(extent.next, self.place - 1, "replaced")))
+            self.place = extent.first
         for observer in self._observers:
             observer.began(how)
 

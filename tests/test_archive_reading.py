@@ -186,26 +186,30 @@ def test_files_that_overlap_are_read_in_order_none_left_out_none_twice(
     assert (values == whole.values[expected]).all()
 
 
+def told(log: Path) -> Path:
+    """Write a configuration beside a log."""
+    path = log.with_name("gridsense.toml")
+    path.write_text(f'[log]\nurl = "sqlite:{log.name}"\n[archive]\nfile_span = "10min"\n[metrics]\narchive_port = 0\n')
+    return path
+
+
 def test_the_command_archives_once_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     east = grid("east", 1, 2, seconds=4)
     log = logged_to(tmp_path / "log", logged(east))
-    archive(log=log, folder=tmp_path / "archive", once=True)
+    archive(config=told(log), once=True)
     said = capsys.readouterr().out
     assert said.startswith("120 frames in 1 files, ")
     assert "whole up to offset 9 of the log" in said
-    archive(log=log, folder=tmp_path / "archive", once=True)
+    archive(config=told(log), once=True)
     assert capsys.readouterr().out.startswith("0 frames in 0 files, 0 bytes\n")
     assert (archived(tmp_path / "archive")["east"] == east.time_ns).all()
 
 
 def test_the_command_refuses_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such log"):
-        archive(log=tmp_path / "none", folder=tmp_path / "archive")
-    log = logged_to(tmp_path / "log", logged(grid("east", 1, 2, seconds=1)))
+        archive(config=told(tmp_path / "none"))
     with pytest.raises(UsageError, match="retention"):
-        archive(log=log, folder=tmp_path / "archive", retention_days=-1.0)
-    with pytest.raises(UsageError, match="duration"):
-        archive(log=log, folder=tmp_path / "archive", file_span="soon")
+        archive(config=told(tmp_path / "none"), overrides=("archive.retention=-1",))
 
 
 CHILD = """
@@ -213,7 +217,7 @@ import sys
 from pathlib import Path
 from gridsense.commands.archive import archive
 
-archive(log=Path(sys.argv[1]), folder=Path(sys.argv[2]), file_span="1s")
+archive(config=Path(sys.argv[1]), overrides=("archive.file_span=1s",))
 """
 
 
@@ -221,7 +225,7 @@ archive(log=Path(sys.argv[1]), folder=Path(sys.argv[2]), file_span="1s")
 def test_the_service_stops_whole_when_it_is_told_to(tmp_path: Path, number: signal.Signals) -> None:
     east = grid("east", 1, 2, seconds=4)
     log, folder = logged_to(tmp_path / "log", logged(east)), tmp_path / "archive"
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(log), str(folder)]
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(told(log))]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
         deadline = time.monotonic() + 60
         while not (folder.exists() and partitions(folder)):  # until a file is being written: it is in service

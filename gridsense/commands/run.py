@@ -1,0 +1,54 @@
+"""`gridsense run`: the stream processor, from the log to events."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from gridsense.commands.service import configured, stopping
+from gridsense.config import FILE_NAME
+from gridsense.services.processing import process
+
+_FLAG = Parameter(negative="", show_default=False)
+
+
+def run(
+    *,
+    config: Path = Path(FILE_NAME),
+    overrides: Annotated[tuple[str, ...], Parameter(name="--set", negative="", show_default=False)] = (),
+    once: Annotated[bool, _FLAG] = False,
+    close: Annotated[bool, _FLAG] = False,
+) -> None:
+    """Process the log as it grows: decode, align, judge, score, and store events with their explanation.
+
+    It goes on where its newest snapshot was taken: what was learned is kept, and no event is lost or doubled, however
+    it was stopped. SIGTERM and Ctrl+C end it within ten seconds. Metrics and signs of life: `[metrics]` of the
+    configuration. Who wants to see what it finds runs `gridsense watch`.
+
+    Examples
+    --------
+    ```
+    gridsense run
+    gridsense run --config north.toml --set detection.false_alarms_per_day=0.2
+    gridsense run --once --close
+    ```
+
+    Parameters
+    ----------
+    config
+        The configuration file; `gridsense init` writes one.
+    overrides
+        A value that goes before the file's, such as store.snapshot_every=10s. Repeat the option for several.
+    once
+        Stop at the end of the log. The next run goes on from there.
+    close
+        At the end take the frames as ended: close every window, as `gridsense detect` does at the end of a file.
+    """
+    ended = threading.Event()
+    if once:
+        ended.set()
+    with configured(config, overrides) as loaded, stopping() as stop:
+        process(loaded, stop, ended=ended, close=close)
