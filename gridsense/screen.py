@@ -7,8 +7,7 @@ says is said by a word or a sign too.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from rich.text import Text
 
 from gridsense.events import Cause, Event, rfc3339
 from gridsense.pipeline import Output
+from gridsense.status import TRACE_S, EventBrief, Trace, brief
 
 STYLE: dict[Cause, str] = {
     Cause.GRID: "bold red",
@@ -30,8 +30,6 @@ STYLE: dict[Cause, str] = {
 }
 EDGE: dict[Cause, str] = {Cause.GRID: "█", Cause.DATA: "░", Cause.COMMS: "┊", Cause.MODEL: "▒", Cause.UNKNOWN: "│"}
 """What stands before an event: the grid's are told from the others without colour."""
-TRACE_S = 60.0
-"""How far back the score is drawn."""
 TOP = 200.0
 """-ln p at the top of a scale; scales are logarithmic, so that ordinary noise and a fault are both seen."""
 SENTENCE_LINES = 3
@@ -59,14 +57,12 @@ class Screen:
         self.note = ""
         self._missing_s: dict[str, float] = {}
         self._time_ns = 0
-        self._ticks = 0
-        self._tick_s = 0.2
-        self._trace: deque[tuple[int, float]] = deque(maxlen=4096)
+        self._trace = Trace()
         self._names: tuple[str, ...] = ()
         self._places: dict[str, NDArray[np.intp]] = {}
         self._scores: NDArray[np.float64] = np.empty(0)
         self._refused: NDArray[np.bool_] = np.empty(0, bool)
-        self._events: dict[str, Event] = {}
+        self._events: dict[str, EventBrief] = {}
 
     def show(self, output: Output) -> None:
         """Take up what came of one step.
@@ -79,16 +75,11 @@ class Screen:
         for event in output.events:
             self.show_event(event)
         self._name(output)
-        ticks, fast = output.scored.ticks, output.scored.ticks.tracks[0]
-        # What stands out from how restless the grid has been lately is what the detector compares.
-        out = np.where(np.isfinite(output.grid.score[:, 0]), output.grid.score[:, 0] - output.grid.background, np.nan)
-        rows = zip(ticks.time_ns.tolist(), fast.score, ticks.refused, np.maximum(out, 0).tolist(), strict=True)
-        for time_ns, score, refused, standing in rows:
-            if self._time_ns:
-                self._tick_s = max((time_ns - self._time_ns) / 1e9, 1e-3)
-            self._time_ns, self._scores, self._refused = time_ns, score, refused
-            self._ticks += 1
-            self._trace.append((time_ns, standing))
+        self._trace.add(output)
+        ticks = output.scored.ticks
+        if len(ticks.time_ns):
+            self._time_ns = int(ticks.time_ns[-1])
+            self._scores, self._refused = ticks.tracks[0].score[-1], ticks.refused[-1]
         for track, layer in zip(ticks.tracks, output.scored.layers, strict=True):
             if layer.missing_s.size:
                 self._missing_s[track.name] = float(layer.missing_s[-1].max())
@@ -101,7 +92,7 @@ class Screen:
         event
             As raised, grown or ended.
         """
-        self._events[event.id] = event
+        self._events[event.id] = brief(event)
 
     def _name(self, output: Output) -> None:
         """Note which PMU stands where, if that has changed."""
@@ -123,7 +114,7 @@ class Screen:
         trace = 9 if rows >= 32 else 7 if rows >= 24 else 5
         middle = min(max(len(self._places), 5) + 2, 10, max(rows - trace - 6, 3))
         yield from self._head(width)
-        yield self._trace_panel(width, trace)
+        yield trace_panel(self._trace, self.threshold, self._events.values(), width, trace)
         sides = Table.grid(expand=True)
         sides.add_column(ratio=1)
         sides.add_column(ratio=1)
@@ -140,16 +131,16 @@ class Screen:
         full = Text.assemble(name, f" {self.title}  ", state)
         # the title gives way first, then the clock
         left = full if full.cell_len + len(clock) + 2 <= width else Text.assemble(name, " ", state)
-        yield _spread(left, Text(clock, "bold"), width)
-        yield _line(Text("  ".join(filter(None, (f" {self.note}", self._learning()))), "dim"), width)
+        yield spread(left, Text(clock, "bold"), width)
+        yield one_line(Text("  ".join(filter(None, (f" {self.note}", self._learning()))), "dim"), width)
 
     def _state(self) -> Text:
         lasting = [e for e in self._events.values() if e.end_ns is None]
         grid = [e for e in lasting if e.cause is Cause.GRID]
         if grid:
-            return Text(f" GRID EVENT: {_words(grid[-1].kind)} ", "bold white on red")
+            return Text(f" GRID EVENT: {words(grid[-1].kind)} ", "bold white on red")
         if lasting:
-            kinds = ", ".join(sorted({_words(e.kind) for e in lasting}))
+            kinds = ", ".join(sorted({words(e.kind) for e in lasting}))
             comms = any(e.cause is Cause.COMMS for e in lasting)
             return Text(
                 f" {'COMMS' if comms else 'DATA'}: {kinds} ", "bold white on magenta" if comms else "black on yellow"
@@ -160,81 +151,8 @@ class Screen:
 
     def _learning(self) -> str:
         """Say which scorers still want reference, and how much."""
-        missing = [f"{name} score, {_span(seconds)} more" for name, seconds in self._missing_s.items() if seconds > 0]
+        missing = [f"{name} score, {span(seconds)} more" for name, seconds in self._missing_s.items() if seconds > 0]
         return f"learning: {'; '.join(missing)}" if missing else ""
-
-    # --- score -----------------------------------------------------------------------------------------------------
-
-    def _trace_panel(self, width: int, height: int) -> Panel:
-        rows, columns = max(height - 3, 1), max(width - 4 - 5, 1)
-        ticks = max(math.ceil(TRACE_S / self._tick_s / columns), 1)
-        values, begins = self._bins(columns, ticks)
-        lines = [self._trace_row(values, rows, row) for row in range(rows)]
-        lines.append(Text.assemble("     ", self._marks(begins, columns)))
-        now = self._trace[-1][1] if self._trace else math.nan
-        reading = "no score" if not math.isfinite(now) else f"{now:.1f}"
-        title = f"grid atypicality  -ln p = {reading}, event above {self.threshold:.1f}"
-        seconds = columns * ticks * self._tick_s
-        return Panel(
-            Text("\n").join(lines),
-            title=Text(title, "bold" if not now > self.threshold else "bold red"),
-            title_align="left",
-            subtitle=f"last {seconds:.0f} s; onset of G grid, D data, C comms, U unknown",
-            subtitle_align="right",
-            border_style=BORDER,
-            height=height,
-            box=ROUNDED,
-        )
-
-    def _bins(self, columns: int, ticks: int) -> tuple[list[float], list[int]]:
-        """Greatest score and first time of each column; a column keeps its ticks, so that no bar flickers."""
-        newest = self._ticks - 1
-        first = (newest // ticks - columns + 1) * ticks
-        values, begins = [math.nan] * columns, [0] * columns
-        offset = self._ticks - len(self._trace)
-        for i in range(max(first - offset, 0), len(self._trace)):
-            time_ns, value = self._trace[i]
-            column = (offset + i - first) // ticks
-            begins[column] = begins[column] or time_ns
-            value = value if math.isfinite(value) else math.nan
-            values[column] = value if math.isnan(values[column]) else max(values[column], value)
-        return values, begins
-
-    def _trace_row(self, values: Sequence[float], rows: int, row: int) -> Text:
-        """Draw one line of the chart, `row` counted from the top."""
-        below = rows - 1 - row
-        limit = _level(self.threshold) * rows
-        here = int(min(limit, rows - 1e-9)) == below
-        label = f"{self.threshold:4.0f}" if here else f"{_value((below + 1) / rows):4.0f}" if row == 0 else "    "
-        text = Text.assemble((f"{label}{'┼' if here else '│'}", "red" if here else "dim"))
-        for value in values:
-            if math.isnan(value):
-                text.append("╌" if here else " ", "red dim")
-                continue
-            eighths = round(min(max(_level(value) * rows - below, 0.0), 1.0) * 8)
-            if not eighths and not below:
-                eighths = 1
-            if eighths:
-                text.append(_BARS[eighths], "bold red" if value > self.threshold else "green")
-            else:
-                text.append("╌" if here else " ", "red dim")
-        return text
-
-    def _marks(self, begins: Sequence[int], columns: int) -> Text:
-        """Letters under the chart where events began; the grid's win where two share a column."""
-        known = [(i, time_ns) for i, time_ns in enumerate(begins) if time_ns]
-        marks: dict[int, Cause] = {}
-        if known:
-            times = [time_ns for _, time_ns in known]
-            for event in sorted(self._events.values(), key=lambda e: e.cause is Cause.GRID):
-                place = int(np.searchsorted(times, event.onset_ns, side="right")) - 1
-                if place >= 0:
-                    marks[known[place][0]] = event.cause
-        text = Text()
-        for i in range(columns):
-            cause = marks.get(i)
-            text.append(cause.value[0].upper() if cause else " ", STYLE[cause] if cause else "")
-        return text
 
     # --- PMUs ------------------------------------------------------------------------------------------------------
 
@@ -258,16 +176,8 @@ class Screen:
             lines.append(text)
         if len(known) > len(shown):
             lines.append(Text(f"and {len(known) - len(shown)} more sources", "dim"))
-        return Panel(
-            Text("\n").join(lines),
-            title=Text(f"{len(self._names)} PMUs", "bold"),
-            title_align="left",
-            subtitle=f"{_QUIET} usual {_LOUD} loud {_OVER} atypical {_REFUSED} refused",
-            subtitle_align="right",
-            border_style=BORDER,
-            height=height,
-            box=ROUNDED,
-        )
+        signs = f"{_QUIET} usual {_LOUD} loud {_OVER} atypical {_REFUSED} refused"
+        return boxed(lines, Text(f"{len(self._names)} PMUs", "bold"), height, signs)
 
     def _cell(self, s: int) -> tuple[str, str]:
         """One PMU as one sign and its style."""
@@ -284,46 +194,211 @@ class Screen:
         lines = []
         for s in order.tolist():
             score, refused = float(self._scores[s]), bool(self._refused[s])
-            name = _fit(self._names[s], 17)
+            name = fit(self._names[s], 17)
             text = Text(f"{name:17} ", no_wrap=True)
             if math.isnan(score):
                 text.append("no score", "dim")
             else:
                 style = "dim" if refused else "bold red" if score > self.threshold else "green"
                 text.append(f"{score:6.1f} ", style)
-                text.append("━" * min(max(round(_level(score) * room), 1), room), style)
+                text.append(bar(score, room), style)
             lines.append(text)
-        return Panel(
-            Text("\n").join(lines),
-            title=Text("most atypical now, -ln p", "bold"),
-            title_align="left",
-            border_style=BORDER,
-            height=height,
-            box=ROUNDED,
-        )
+        return boxed(lines, Text("most atypical now, -ln p", "bold"), height)
 
     # --- events ----------------------------------------------------------------------------------------------------
 
     def _feed_panel(self, console: Console, width: int, height: int) -> Panel:
-        rows, inner = max(height - 2, 1), max(width - 4, 1)
         newest = sorted(self._events.values(), key=lambda e: (-e.onset_ns, e.id))
-        lines: list[Text] = []
-        for event in newest:
-            told = [_line(_event_head(event), inner), *_event_sentence(console, event, inner)]
-            if lines and len(lines) + len(told) > rows:
-                break
-            lines += told
-        if not newest:
-            lines = [Text("nothing out of the ordinary so far", "dim")]
         grid = sum(e.cause is Cause.GRID for e in newest)
-        return Panel(
-            Text("\n").join(lines[:rows]),
-            title=Text(f"events, newest first: {grid} of the grid, {len(newest) - grid} of data or comms", "bold"),
-            title_align="left",
-            border_style=BORDER,
-            height=height,
-            box=ROUNDED,
-        )
+        told = feed(console, newest, max(width - 4, 1), max(height - 2, 1))
+        title = f"events, newest first: {grid} of the grid, {len(newest) - grid} of data or comms"
+        return boxed(told, Text(title, "bold"), height)
+
+
+# --- parts of a screen -----------------------------------------------------------------------------------------------
+
+
+def boxed(lines: Sequence[Text], title: Text, height: int | None = None, subtitle: str = "") -> Panel:
+    """Draw lines in a box.
+
+    Parameters
+    ----------
+    lines
+        What stands in it.
+    title
+        Above.
+    height
+        Lines of the box, with its frame; None for as many as it takes.
+    subtitle
+        Below.
+
+    Returns
+    -------
+    Panel
+        As wide as there is room.
+    """
+    return Panel(
+        Text("\n").join(lines if height is None else lines[: max(height - 2, 0)]),
+        title=title,
+        title_align="left",
+        subtitle=subtitle or None,
+        subtitle_align="right",
+        border_style=BORDER,
+        height=height,
+        box=ROUNDED,
+    )
+
+
+def trace_panel(trace: Trace, threshold: float, events: Iterable[EventBrief], width: int, height: int) -> Panel:
+    """Draw the grid's score over the last minute against its threshold, and where events began.
+
+    Parameters
+    ----------
+    trace
+        The score.
+    threshold
+        -ln p above which it is an event.
+    events
+        Marked by the letters of their causes.
+    width
+        Of the box.
+    height
+        Of the box.
+
+    Returns
+    -------
+    Panel
+        Of just that size.
+    """
+    rows, columns = max(height - 3, 1), max(width - 4 - 5, 1)
+    ticks = max(math.ceil(TRACE_S / trace.tick_s / columns), 1)
+    values, begins = _bins(trace, columns, ticks)
+    lines = [_trace_row(values, threshold, rows, row) for row in range(rows)]
+    lines.append(Text.assemble("     ", _marks(events, begins, columns)))
+    now = trace.ticks[-1][1] if trace.ticks else math.nan
+    reading = "no score" if not math.isfinite(now) else f"{now:.1f}"
+    title = f"grid atypicality  -ln p = {reading}, event above {threshold:.1f}"
+    seconds = columns * ticks * trace.tick_s
+    return boxed(
+        lines,
+        Text(title, "bold" if not now > threshold else "bold red"),
+        height,
+        f"last {seconds:.0f} s; onset of G grid, D data, C comms, U unknown",
+    )
+
+
+def sparkline(trace: Trace, threshold: float, columns: int) -> Text:
+    """Draw the grid's score over the last minute in one line: only what is above the threshold fills it.
+
+    Parameters
+    ----------
+    trace
+        The score.
+    threshold
+        -ln p above which it is an event.
+    columns
+        At most so many letters.
+
+    Returns
+    -------
+    Text
+        So many letters, or fewer where the whole minute takes fewer.
+    """
+    wanted = math.ceil(TRACE_S / trace.tick_s)
+    ticks = max(math.ceil(wanted / max(columns, 1)), 1)
+    values, _ = _bins(trace, math.ceil(wanted / ticks), ticks)
+    text = Text()
+    for value in values:
+        if math.isnan(value):
+            text.append("·", "dim")
+        elif value > threshold:
+            text.append(_BARS[8], "bold red")
+        else:
+            text.append(_BARS[1 + round(_level(value) / max(_level(threshold), 1e-9) * 5)], "green")
+    return text
+
+
+def _bins(trace: Trace, columns: int, ticks: int) -> tuple[list[float], list[int]]:
+    """Greatest score and first time of each column; a column keeps its ticks, so that no bar flickers."""
+    newest = trace.count - 1
+    first = (newest // ticks - columns + 1) * ticks
+    values, begins = [math.nan] * columns, [0] * columns
+    offset = trace.count - len(trace.ticks)
+    for i, (time_ns, value) in enumerate(trace.ticks, offset - first):
+        if i < 0:
+            continue
+        column = i // ticks
+        begins[column] = begins[column] or time_ns
+        values[column] = value if math.isnan(values[column]) else max(values[column], value)
+    return values, begins
+
+
+def _trace_row(values: Sequence[float], threshold: float, rows: int, row: int) -> Text:
+    """Draw one line of the chart, `row` counted from the top."""
+    below = rows - 1 - row
+    limit = _level(threshold) * rows
+    here = int(min(limit, rows - 1e-9)) == below
+    label = f"{threshold:4.0f}" if here else f"{_value((below + 1) / rows):4.0f}" if row == 0 else "    "
+    text = Text.assemble((f"{label}{'┼' if here else '│'}", "red" if here else "dim"))
+    for value in values:
+        if math.isnan(value):
+            text.append("╌" if here else " ", "red dim")
+            continue
+        eighths = round(min(max(_level(value) * rows - below, 0.0), 1.0) * 8)
+        if not eighths and not below:
+            eighths = 1
+        if eighths:
+            text.append(_BARS[eighths], "bold red" if value > threshold else "green")
+        else:
+            text.append("╌" if here else " ", "red dim")
+    return text
+
+
+def _marks(events: Iterable[EventBrief], begins: Sequence[int], columns: int) -> Text:
+    """Letters under the chart where events began; the grid's win where two share a column."""
+    known = [(i, time_ns) for i, time_ns in enumerate(begins) if time_ns]
+    marks: dict[int, Cause] = {}
+    if known:
+        times = [time_ns for _, time_ns in known]
+        for event in sorted(events, key=lambda e: e.cause is Cause.GRID):
+            place = int(np.searchsorted(times, event.onset_ns, side="right")) - 1
+            if place >= 0:
+                marks[known[place][0]] = event.cause
+    text = Text()
+    for i in range(columns):
+        cause = marks.get(i)
+        text.append(cause.value[0].upper() if cause else " ", STYLE[cause] if cause else "")
+    return text
+
+
+def feed(console: Console, events: Sequence[EventBrief], width: int, rows: int) -> list[Text]:
+    """Write events with their explanations, as many as there is room for.
+
+    Parameters
+    ----------
+    console
+        Where they will stand.
+    events
+        In the order in which they are wanted.
+    width
+        Of the room.
+    rows
+        Of the room.
+
+    Returns
+    -------
+    list[Text]
+        Lines of at most that width.
+    """
+    if not events:
+        return [Text("nothing out of the ordinary so far", "dim")]
+    lines: list[Text] = []
+    for event in events:
+        told = [one_line(_event_head(event), width), *_event_sentence(console, event, width)]
+        if lines and len(lines) + len(told) > rows:
+            break
+        lines += told
+    return lines[:rows]
 
 
 def event_line(event: Event) -> str:
@@ -339,44 +414,112 @@ def event_line(event: Event) -> str:
     str
         Onset, cause, kind, how long, how many saw it, and why.
     """
-    seen = f"{len(event.pmus)} PMU{'s' * (len(event.pmus) != 1)}"
-    onset = rfc3339(event.onset_ns)[11:-1]
-    return (
-        f"{onset}  {event.cause.upper():7}  {_words(event.kind):21}  {_lasted(event):>9}  {seen:>7}  {event.sentence}"
-    )
+    it = brief(event)
+    onset = rfc3339(it.onset_ns)[11:-1]
+    return f"{onset}  {it.cause.upper():7}  {words(it.kind):21}  {lasted(it):>9}  {seen_by(it):>7}  {it.sentence}"
 
 
-def _event_head(event: Event) -> Text:
+def seen_by(event: EventBrief) -> str:
+    """Say how many saw an event.
+
+    Parameters
+    ----------
+    event
+        In any stage.
+
+    Returns
+    -------
+    str
+        ``7 PMUs``.
+    """
+    return f"{event.pmus:,} PMU{'s' * (event.pmus != 1)}"
+
+
+def _event_head(event: EventBrief) -> Text:
     style, quiet = STYLE[event.cause], "" if event.cause is Cause.GRID else "dim"
-    seen = f"{len(event.pmus)} PMUs, first {event.first_pmu}" if len(event.pmus) > 1 else event.first_pmu
+    seen = f"{seen_by(event)}, first {event.first_pmu}" if event.pmus > 1 else event.first_pmu
     return Text.assemble(
         (f"{EDGE[event.cause]} {event.cause.upper():7} ", style),
-        (f"{_words(event.kind):20.20} ", style if event.cause is Cause.GRID else ""),
+        (f"{words(event.kind):20.20} ", style if event.cause is Cause.GRID else ""),
         (f"{rfc3339(event.onset_ns)[11:-1]} ", ""),
-        (f"{_lasted(event):>9}  ", "bold" if event.end_ns is None else quiet),
+        (f"{lasted(event):>9}  ", "bold" if event.end_ns is None else quiet),
         (seen, quiet),
     )
 
 
-def _event_sentence(console: Console, event: Event, width: int) -> list[Text]:
+def _event_sentence(console: Console, event: EventBrief, width: int) -> list[Text]:
     """Write the explanation: all of it for the grid's events, a line for the others."""
     edge, grid = (f"{EDGE[event.cause]} ", STYLE[event.cause]), event.cause is Cause.GRID
     if not grid:
-        return [_line(Text.assemble(edge, (event.sentence, "dim")), width)]
+        return [one_line(Text.assemble(edge, (event.sentence, "dim")), width)]
     wrapped = Text(event.sentence).wrap(console, max(width - 2, 1))
     return [Text.assemble(edge, line) for line in wrapped[:SENTENCE_LINES]]
 
 
-def _lasted(event: Event) -> str:
+def lasted(event: EventBrief) -> str:
+    """Say how long an event lasted.
+
+    Parameters
+    ----------
+    event
+        In any stage.
+
+    Returns
+    -------
+    str
+        ``lasting``, or seconds.
+    """
     return "lasting" if event.end_ns is None else f"{(event.end_ns - event.onset_ns) / 1e9:.1f} s"
 
 
-def _words(kind: str) -> str:
+def words(kind: str) -> str:
+    """Write the name of a kind as one reads it.
+
+    Parameters
+    ----------
+    kind
+        Of an event.
+
+    Returns
+    -------
+    str
+        ``line trip``.
+    """
     return kind.replace("_", " ")
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Write a duration.
+
+    Parameters
+    ----------
+    seconds
+        Any.
+
+    Returns
+    -------
+    str
+        Seconds below two minutes, else minutes.
+    """
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def bar(score: float, columns: int) -> str:
+    """Draw a score as a bar.
+
+    Parameters
+    ----------
+    score
+        -ln p.
+    columns
+        Of the longest bar.
+
+    Returns
+    -------
+    str
+        At least one letter.
+    """
+    return "━" * min(max(round(_level(score) * columns), 1), columns)
 
 
 def _level(value: float) -> float:
@@ -389,20 +532,62 @@ def _value(level: float) -> float:
     return math.expm1(level * math.log1p(TOP))
 
 
-def _fit(text: str, width: int) -> str:
+def fit(text: str, width: int) -> str:
+    """Shorten a text that is too long.
+
+    Parameters
+    ----------
+    text
+        Any.
+    width
+        Letters at most.
+
+    Returns
+    -------
+    str
+        Ends in an ellipsis where something is missing.
+    """
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _line(text: Text, width: int) -> Text:
-    """One line, never more: what is too long ends in an ellipsis."""
+def one_line(text: Text, width: int) -> Text:
+    """Keep a text to one line: what is too long ends in an ellipsis.
+
+    Parameters
+    ----------
+    text
+        Is changed.
+    width
+        Letters at most.
+
+    Returns
+    -------
+    Text
+        The same.
+    """
     text.no_wrap = True
     text.truncate(width, overflow="ellipsis")
     return text
 
 
-def _spread(left: Text, right: Text, width: int) -> Text:
-    """One line with something at either end; the right end gives way."""
+def spread(left: Text, right: Text, width: int) -> Text:
+    """Put something at either end of a line; the right end gives way.
+
+    Parameters
+    ----------
+    left
+        One end.
+    right
+        The other.
+    width
+        Of the line.
+
+    Returns
+    -------
+    Text
+        One line.
+    """
     gap = width - left.cell_len - right.cell_len - 1
     if gap < 1:
-        return _line(left, width)
+        return one_line(left, width)
     return Text.assemble(left, " " * gap, right, " ", no_wrap=True)
