@@ -327,6 +327,7 @@ def summary(simulator: Simulator, counts: Counts) -> str:
         "reordered": counts.reordered,
         "without room in the machine": counts.overflowed,
         "receivers dropped": counts.dropped,
+        "connections beyond the limit": counts.refused,
         "connections closed on purpose": counts.closed,
         "commands ignored": counts.ignored.total(),
         "bytes received that were no command": counts.garbage_bytes,

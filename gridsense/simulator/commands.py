@@ -10,6 +10,7 @@ IEEE Std C37.118.2-2011, clauses 6.4 to 6.7.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from gridsense.simulator.script import ServedStream
@@ -17,7 +18,6 @@ from streams.c37118.configuration import ConfigurationFrame, encode_configuratio
 from streams.c37118.frame import (
     MIN_SIZE,
     PREFIX_SIZE,
-    SYNC,
     FrameType,
     HeaderFrame,
     Stamp,
@@ -30,6 +30,9 @@ from streams.errors import ConfigurationError
 
 GARBAGE_BYTES = 1 << 16
 """Bytes without a command among them after which a connection is hopeless."""
+
+_START = re.compile(rb"\xaa(?:\Z|[\x40-\x4f](?:\Z|[\x01-\xff]|\x00(?:\Z|[\x10-\xff])))")
+"""Where a command may start: sync byte, type, a size of 16 at least; or what is there of them."""
 
 _C37118_2011 = 2
 _PLAIN_SCALE = 1.0
@@ -61,16 +64,13 @@ class CommandFinder:
         data = self._rest + data
         found: list[bytes] = []
         at = 0
-        while (start := data.find(SYNC, at)) >= 0:
-            self._skip(start - at)
-            at = start
-            if len(data) < at + 4:
-                break
+        while start := _START.search(data, at):
+            self._skip(start.start() - at)
+            at = start.start()
             size = int.from_bytes(data[at + 2 : at + 4], "big")
-            command = data[at + 1] >> 4 == FrameType.COMMAND and size >= MIN_SIZE
-            if command and len(data) < at + size:
+            if len(data) < at + max(size, MIN_SIZE):
                 break
-            if command and crc_fits(data[at : at + size]):
+            if crc_fits(data[at : at + size]):
                 found.append(data[at : at + size])
                 self.since_command = 0
                 at += size

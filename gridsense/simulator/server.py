@@ -38,6 +38,11 @@ DATAGRAM_BYTES = 65_507
 MAX_PEERS = 16
 """Receivers of one stream by commanded UDP, at most: their addresses are believed."""
 
+MAX_CONNECTIONS = 64
+"""TCP connections to one stream, at most."""
+READ_BYTES = 1 << 12
+"""Most that one read of a connection takes: the others wait for no more than these commands."""
+
 _NS = 1_000_000_000
 _LEAST_PAUSE_S = 0.002  # between two instants: frames due in between leave together
 _LEAD_S = 0.05  # between the decision to start and the first frame
@@ -157,6 +162,8 @@ class Counts:
         Receivers that data were begun for.
     connections
         TCP connections.
+    refused
+        TCP connections beyond those that a stream may have; closed at once.
     lost, duplicated, reordered
         UDP data frames by the faults that were asked for.
     overflowed
@@ -182,6 +189,7 @@ class Counts:
     sent_bytes: int = 0
     receivers: int = 0
     connections: int = 0
+    refused: int = 0
     lost: int = 0
     duplicated: int = 0
     reordered: int = 0
@@ -234,6 +242,8 @@ class Simulator:
         self.script, self.settings, self.counts = script, settings, Counts()
         self.addresses: dict[str, tuple[str, int]] = {}
         """By stream: where it is served; for `Transport.UDP` where it is sent to."""
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        """Where TCP connections read into."""
         self._wall_ns = wall_ns
         self._ports = [_Port(stream, place, self) for place, stream in enumerate(script.streams)]
         self._servers: list[asyncio.Server] = []
@@ -256,7 +266,7 @@ class Simulator:
             If the settings contradict each other, or an address cannot be served on.
         """
         _check(self.settings, self.script.streams)
-        _make_room_for(3 * len(self._ports) + _SPARE_FILES)
+        _make_room_for((MAX_CONNECTIONS + 1) * len(self._ports) + _SPARE_FILES)
         settings = self.settings
         if settings.transport in (Transport.UDP, Transport.TCP_UDP):
             await self._open_datagrams(None, 0)
@@ -543,6 +553,7 @@ class _Port:
         self.stream, self.place = stream, place
         self.answers = Answers(stream)
         self.receivers: set[_Receiver] = set()
+        self.connections = 0
         self._simulator = simulator
 
     def obey(self, frame: bytes, receiver: _Receiver, asking: _Receiver) -> None:
@@ -637,7 +648,7 @@ class _Receiver:
         self.stalled = True
 
 
-class _Connection(_Receiver, asyncio.Protocol):
+class _Connection(_Receiver, asyncio.BufferedProtocol):
     """A receiver by TCP; its data may go by UDP."""
 
     transport: asyncio.Transport
@@ -654,6 +665,11 @@ class _Connection(_Receiver, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet with what is due without a command."""
         self.transport = cast("asyncio.Transport", transport)
+        self.port.connections += 1
+        if self.port.connections > MAX_CONNECTIONS:
+            self.simulator.counts.refused += 1
+            self.transport.abort()
+            return
         self.transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
         host, number = transport.get_extra_info("peername")[:2]
         self._name = f"{self.port.stream.name}: receiver {host}:{number}"
@@ -669,6 +685,7 @@ class _Connection(_Receiver, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the receiver."""
         del exc  # why it went makes no difference
+        self.port.connections -= 1
         if self._drop is not None:
             self._drop.cancel()
         if self._peer is not None:
@@ -677,8 +694,14 @@ class _Connection(_Receiver, asyncio.Protocol):
         self.behind = False
         self.simulator.left(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Say where to read into."""
+        del sizehint  # enough for many commands
+        return self.simulator.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Obey the commands in what came."""
+        data = bytes(self.simulator.buffer[:nbytes])
         garbage = self._finder.garbage
         for frame in self._finder.feed(data):
             self.port.obey(frame, self._peer or self, self)
@@ -708,7 +731,9 @@ class _Connection(_Receiver, asyncio.Protocol):
         counts.sent_bytes += len(octets)
 
     def answer(self, frames: list[bytes]) -> None:
-        """Send other frames."""
+        """Send other frames, or give up the receiver that asks for more than it reads."""
+        if self.behind:
+            self.judge()
         if not self.stalled and not self.transport.is_closing():
             self.transport.write(b"".join(frames))
 
