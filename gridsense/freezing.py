@@ -44,7 +44,11 @@ class Frozen:
     arrays: tuple[NDArray[Any], ...]
 
 
-def freeze(tree: object, apart: tuple[type, ...]) -> Frozen:  # noqa: C901 (a case for each kind)
+Packed = dict[int, tuple[ChannelTable, bytes]]
+"""Tables that were written before, by their identity: those of thousands of PMUs take long to write."""
+
+
+def freeze(tree: object, apart: tuple[type, ...], packed: Packed) -> Frozen:  # noqa: C901 (a case for each kind)
     """Take a state down.
 
     Parameters
@@ -53,13 +57,16 @@ def freeze(tree: object, apart: tuple[type, ...]) -> Frozen:  # noqa: C901 (a ca
         The state.
     apart
         Types that are left out: plans, layouts, settings.
+    packed
+        What was written of the tables the last time; brought up to date.
 
     Returns
     -------
     Frozen
         Everything else. A `TypeError` says that the state holds what has no place in one.
     """
-    tables: dict[ChannelTable, int] = {}
+    tables: dict[int, int] = {}
+    used: Packed = {}
     seen: dict[int, int] = {}
     arrays: list[NDArray[Any]] = []
 
@@ -71,6 +78,13 @@ def freeze(tree: object, apart: tuple[type, ...]) -> Frozen:  # noqa: C901 (a ca
             arrays.append(value)
         return [seen[id(value)]]
 
+    def table(value: ChannelTable) -> int:
+        if id(value) not in used:
+            tables[id(value)] = len(tables)
+            known = packed.get(id(value))
+            used[id(value)] = known or (value, msgspec.msgpack.encode([walk(pmu) for pmu in value.pmus]))
+        return tables[id(value)]
+
     def walk(value: object) -> object:  # noqa: PLR0911 (a case for each kind)
         if isinstance(value, apart):
             return None
@@ -79,7 +93,7 @@ def freeze(tree: object, apart: tuple[type, ...]) -> Frozen:  # noqa: C901 (a ca
         if isinstance(value, np.generic):
             return value.item()
         if isinstance(value, ChannelTable):
-            return tables.setdefault(value, len(tables))
+            return table(value)
         if isinstance(value, Enum):
             return value.value
         if is_dataclass(value):
@@ -93,8 +107,9 @@ def freeze(tree: object, apart: tuple[type, ...]) -> Frozen:  # noqa: C901 (a ca
         raise TypeError(f"a {type(value).__name__} has no place in a state")
 
     body = walk(tree)
-    pmus = [[walk(pmu) for pmu in table.pmus] for table in tables]
-    return Frozen(msgspec.msgpack.encode([pmus, body]), tuple(arrays))
+    packed.clear()
+    packed.update(used)
+    return Frozen(msgspec.msgpack.encode([[octets for _, octets in used.values()], body]), tuple(arrays))
 
 
 def thaw(kind: type[T], frozen: Frozen, apart: Mapping[type, object], known: tuple[ChannelTable, ...] = ()) -> T:
@@ -125,7 +140,8 @@ def thaw(kind: type[T], frozen: Frozen, apart: Mapping[type, object], known: tup
         pmus, body = msgspec.msgpack.decode(frozen.skeleton)
         equal = {table: table for table in known}
         tables = []
-        for rows in pmus:
+        for octets in pmus:
+            rows = msgspec.msgpack.decode(octets)
             table = ChannelTable(_thawed(_hints(ChannelTable)["pmus"], rows, _Known(frozen.arrays, {}, [])))
             tables.append(equal.get(table, table))
         state: T = _thawed(kind, body, _Known(frozen.arrays, apart, tables))

@@ -20,7 +20,7 @@ from baselines.compression import Reference, blank_reference
 from baselines.stream_axis import join_streams, take_streams
 from gridsense import detection, outages, scoring
 from gridsense.events import Event
-from gridsense.freezing import Frozen, freeze, thaw
+from gridsense.freezing import Frozen, Packed, freeze, thaw
 from streams import align, derive, quality
 from streams.block import Block, FrameBatch
 from streams.channels import ChannelTable
@@ -136,6 +136,7 @@ class Pipeline:
         self._learned = learned
         self._tables: dict[str, ChannelTable] = {}
         self._stages: _Stages | None = None
+        self._packed: Packed = {}
 
     def feed(self, batches: Sequence[tuple[str, FrameBatch]], now_ns: int | None = None) -> list[Output]:
         """Take frames in.
@@ -241,7 +242,7 @@ class Pipeline:
         stages = self._stages
         if stages is None:
             return None
-        return freeze((_Places(self._tables, stages.align.rate_hz), stages.memory()), _MADE_ANEW)
+        return freeze((_Places(self._tables, stages.align.rate_hz), stages.memory()), _MADE_ANEW, self._packed)
 
     def thaw(self, frozen: Frozen) -> None:
         """Go on from what was taken down, under the same settings.

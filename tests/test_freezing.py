@@ -92,10 +92,10 @@ def test_a_damaged_snapshot_is_an_error_that_says_so(harm: bytes) -> None:
 
 def test_what_has_no_place_in_a_state_is_refused() -> None:
     with pytest.raises(TypeError, match="set has no place"):
-        freeze((1, {1, 2}), ())
+        freeze((1, {1, 2}), (), {})
 
 
 def test_plain_values_come_back_as_they_were() -> None:
     tree = (1, 2.5, "x", b"y", None, True, float("inf"), -(1 << 62), {3: (4.0,)})
     kind = tuple[int, float, str, bytes, int | None, bool, float, int, dict[int, tuple[float, ...]]]
-    assert thaw(kind, freeze(tree, ()), {}) == tree
+    assert thaw(kind, freeze(tree, (), {}), {}) == tree

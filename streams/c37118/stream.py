@@ -39,6 +39,7 @@ from streams.c37118.frame import (
     decode_header,
 )
 from streams.c37118.samples import CONFIGURATION_CHANGES, Layout, compile_layout, decode
+from streams.channels import ChannelTable
 from streams.errors import FrameError
 
 MAX_CONFIGURATION = 1 << 24
@@ -252,6 +253,16 @@ class StreamParser:
         self._synchronised = True
         self._fragments.clear()
         return items
+
+    def tables(self) -> dict[int, ChannelTable]:
+        """Name the axes of each stream whose configuration is known.
+
+        Returns
+        -------
+        dict[int, ChannelTable]
+            By ID code.
+        """
+        return {code: layout.table for code, layout in self._layouts.items()}
 
     @property
     def unfinished(self) -> bool:
