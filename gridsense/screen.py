@@ -7,7 +7,7 @@ says is said by a word or a sign too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -371,7 +371,15 @@ def _marks(events: Iterable[EventBrief], begins: Sequence[int], columns: int) ->
     return text
 
 
-def feed(console: Console, events: Sequence[EventBrief], width: int, rows: int) -> list[Text]:
+def feed(
+    console: Console,
+    events: Sequence[EventBrief],
+    width: int,
+    rows: int,
+    *,
+    when: Callable[[int], str] | None = None,
+    how_long: Callable[[EventBrief], str] | None = None,
+) -> list[Text]:
     """Write events with their explanations, as many as there is room for.
 
     Parameters
@@ -384,6 +392,10 @@ def feed(console: Console, events: Sequence[EventBrief], width: int, rows: int) 
         Of the room.
     rows
         Of the room.
+    when
+        Writes the time of an onset; None for the time of day.
+    how_long
+        Says how long an event lasted; None for `lasted`.
 
     Returns
     -------
@@ -394,11 +406,28 @@ def feed(console: Console, events: Sequence[EventBrief], width: int, rows: int) 
         return [Text("nothing out of the ordinary so far", "dim")]
     lines: list[Text] = []
     for event in events:
-        told = [one_line(_event_head(event), width), *_event_sentence(console, event, width)]
+        head = _event_head(event, (when or time_of_day)(event.onset_ns), (how_long or lasted)(event))
+        told = [one_line(head, width), *_event_sentence(console, event, width)]
         if lines and len(lines) + len(told) > rows:
             break
         lines += told
     return lines[:rows]
+
+
+def time_of_day(time_ns: int) -> str:
+    """Write a time without its date.
+
+    Parameters
+    ----------
+    time_ns
+        UTC nanoseconds.
+
+    Returns
+    -------
+    str
+        ``12:00:20.033``.
+    """
+    return rfc3339(time_ns)[11:-1]
 
 
 def event_line(event: Event) -> str:
@@ -415,8 +444,8 @@ def event_line(event: Event) -> str:
         Onset, cause, kind, how long, how many saw it, and why.
     """
     it = brief(event)
-    onset = rfc3339(it.onset_ns)[11:-1]
-    return f"{onset}  {it.cause.upper():7}  {words(it.kind):21}  {lasted(it):>9}  {seen_by(it):>7}  {it.sentence}"
+    when, kind, seen = time_of_day(it.onset_ns), words(it.kind), seen_by(it)
+    return f"{when}  {it.cause.upper():7}  {kind:21}  {lasted(it):>9}  {seen:>7}  {it.sentence}"
 
 
 def seen_by(event: EventBrief) -> str:
@@ -435,14 +464,14 @@ def seen_by(event: EventBrief) -> str:
     return f"{event.pmus:,} PMU{'s' * (event.pmus != 1)}"
 
 
-def _event_head(event: EventBrief) -> Text:
+def _event_head(event: EventBrief, when: str, how_long: str) -> Text:
     style, quiet = STYLE[event.cause], "" if event.cause is Cause.GRID else "dim"
     seen = f"{seen_by(event)}, first {event.first_pmu}" if event.pmus > 1 else event.first_pmu
     return Text.assemble(
         (f"{EDGE[event.cause]} {event.cause.upper():7} ", style),
         (f"{words(event.kind):20.20} ", style if event.cause is Cause.GRID else ""),
-        (f"{rfc3339(event.onset_ns)[11:-1]} ", ""),
-        (f"{lasted(event):>9}  ", "bold" if event.end_ns is None else quiet),
+        (f"{when} ", ""),
+        (f"{how_long:>9}  ", "bold" if event.end_ns is None else quiet),
         (seen, quiet),
     )
 
@@ -499,9 +528,12 @@ def span(seconds: float) -> str:
     Returns
     -------
     str
-        Seconds below two minutes, else minutes.
+        In whole seconds below two minutes, then in minutes, hours, days.
     """
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    for unit, unit_s in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def bar(score: float, columns: int) -> str:

@@ -39,7 +39,9 @@ PROCESSOR, GATEWAY = "processor", "gateway"
 FORM = 1
 """Of both texts: raised when a field changes its meaning."""
 TRACE_S = 60.0
-"""How far back the grid's score and latencies are told."""
+"""How far back the grid's score is drawn, and latencies are counted."""
+TOLD_S = 120.0
+"""How far back the grid's score is told: a chart whose columns hold whole ticks may show up to this."""
 RATE_S = 5.0
 """Time over which frames a second are counted."""
 LASTING, TROUBLED = 100, 100
@@ -233,7 +235,7 @@ class ProcessorStatus(msgspec.Struct, frozen=True, kw_only=True):
     score
         The grid's -ln p above how restless it has been; None while it learns.
     trace
-        The same at the ticks of the last minute, the newest last.
+        The same at the ticks of the last `TOLD_S`, the newest last.
     ticks
         Ticks since the processor started.
     tick_s
@@ -368,7 +370,7 @@ class Trace:
             self.count += 1
 
     def told(self, status: ProcessorStatus) -> None:
-        """Take up what a processor says of its last minute, in place of what was there.
+        """Take up what a processor says of its score, in place of what was there.
 
         Parameters
         ----------
@@ -383,15 +385,15 @@ class Trace:
             ((begin_ns - k * tick_ns, value) for k, value in zip(back, values, strict=True)), maxlen=_TICKS
         )
 
-    def last_minute(self) -> tuple[float, ...]:
+    def newest(self) -> tuple[float, ...]:
         """Read the newest values.
 
         Returns
         -------
         tuple[float, ...]
-            Of `TRACE_S`, the newest last; NaN where there was no score.
+            Of `TOLD_S`, the newest last; NaN where there was no score.
         """
-        count = min(round(TRACE_S / self.tick_s), len(self.ticks))
+        count = min(round(TOLD_S / self.tick_s), len(self.ticks))
         return tuple(self.ticks[k][1] for k in range(len(self.ticks) - count, len(self.ticks)))
 
 
@@ -511,7 +513,7 @@ class ProcessorBoard:
             self._latency_s.popleft()
         latency_s = [latency_s for _, latency_s in self._latency_s]
         p50_s, p99_s = np.quantile(latency_s, (0.5, 0.99)).round(4).tolist() if latency_s else (None, None)
-        trace = [_rounded(value) for value in self._trace.last_minute()]
+        trace = [_rounded(value) for value in self._trace.newest()]
         return ProcessorStatus(
             written_ns=now_ns,
             source=self.source,
