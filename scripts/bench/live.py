@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 # A BLAS told to take itself for an older machine would measure that machine.
 FORCED = [name for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if os.environ.pop(name, None)]
@@ -56,6 +57,7 @@ LEARNT_S = 1500
 SETTLE_S = 12.0
 """After the start; the first seconds lay everything out."""
 LIMIT_MS = 500.0
+NOTES = "notes.jsonl"
 PDC = 300
 """PMUs of a concentrator."""
 PHASES = (Phase.A, Phase.B, Phase.C, Phase.POSITIVE)
@@ -279,8 +281,17 @@ def rss_mib(pid: int) -> float:
     return 0.0
 
 
-def measure(load: Load, recorded: Path, seconds: float, profile: Path | None, tell: Console) -> Measured:
-    """Run a load and measure it."""
+@contextmanager
+def line(
+    load: Load, recorded: Path, profile: Path | None = None
+) -> Iterator[tuple[Path, dict[str, subprocess.Popen[bytes]]]]:
+    """Run a load: simulator, gateway and processor, each in a process of its own.
+
+    Yields
+    ------
+    tuple[Path, dict[str, subprocess.Popen[bytes]]]
+        The folder of everything, the processor's notes among it, once scores come; and the processes by name.
+    """
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         words = [
@@ -288,23 +299,13 @@ def measure(load: Load, recorded: Path, seconds: float, profile: Path | None, te
             "--port", "0", "--loop", "--shift-to-now", "--print-config", "--jitter-ms", "20",
         ]  # fmt: skip
         simulator = stack.enter_context(running(command(*words), folder, "simulator", subprocess.PIPE))
-        assert simulator.stdout is not None  # noqa: S101 (for the type checker)
-        tables = ""
-        while tables.count("[[gateway.connections]]") < load.connections or not tables.endswith("\n\n"):
-            line = simulator.stdout.readline().decode()
-            if not line:
-                break
-            tables += line
-            if tables.count("[[gateway.connections]]") == load.connections and line.startswith("transport"):
-                break
         path = folder / "gridsense.toml"
         path.write_text(
             '[log]\nurl = "sqlite:log.db"\nretention = "2min"\n'
-            f"[metrics]\nprocessor_port = 0\ngateway_port = 0\n{tables}",
+            f"[metrics]\nprocessor_port = 0\ngateway_port = 0\n{_printed(simulator, load.connections)}",
             encoding="utf-8",
         )
-        notes = folder / "notes.jsonl"
-        own = [sys.executable, str(Path(__file__)), "--processor", str(path), "--notes", str(notes)]
+        own = [sys.executable, str(Path(__file__)), "--processor", str(path), "--notes", str(folder / NOTES)]
         own += ["--connections", str(load.connections)] + (["--profile-to", str(profile)] if profile else [])
         processor = stack.enter_context(running(own, folder, "processor"))
         while not (folder / "learned").exists():
@@ -313,39 +314,58 @@ def measure(load: Load, recorded: Path, seconds: float, profile: Path | None, te
             time.sleep(0.05)
         gateway = stack.enter_context(running(command("gateway", "--config", str(path)), folder, "gateway"))
         children = {"processor": processor, "gateway": gateway, "simulator": simulator}
-        _wait_for_notes(notes, children, folder)
+        _wait_for_notes(folder, children)
         time.sleep(SETTLE_S)
+        yield folder, children
+
+
+def _printed(simulator: subprocess.Popen[bytes], connections: int) -> str:
+    """Read the connections that a simulator prints."""
+    assert simulator.stdout is not None  # noqa: S101 (for the type checker)
+    text = ""
+    while text.count("[[gateway.connections]]") < connections or "transport" not in text.rpartition("[[")[2]:
+        said = simulator.stdout.readline().decode()
+        if not said:
+            raise RuntimeError("the simulator ended before it had said what it serves")
+        text += said
+    return text
+
+
+def measure(load: Load, recorded: Path, seconds: float, profile: Path | None, tell: Console) -> Measured:
+    """Run a load and measure it."""
+    with line(load, recorded, profile) as (folder, children):
         began_s, began = time.monotonic(), {name: cpu_s(child.pid) for name, child in children.items()}
         time.sleep(seconds)
         span_s = time.monotonic() - began_s
         share = {name: (cpu_s(child.pid) - began[name]) / span_s for name, child in children.items()}
         memory = {name: rss_mib(child.pid) for name, child in children.items()}
-        lines = [
-            json.loads(text)
-            for text in notes.read_text(encoding="utf-8").splitlines(keepends=True)
-            if text.endswith("\n")
-        ]
-        tell.print((folder / "processor.err").read_text(encoding="utf-8")[-600:], end="", highlight=False, markup=False)
-        tell.print((folder / "simulator.err").read_text(encoding="utf-8")[-200:], end="", highlight=False, markup=False)
-    return _summed(load, [line for line in lines if line["at_s"] >= began_s], share, memory)
+        notes = read_notes(folder)
+        said = (folder / "processor.err").read_text(encoding="utf-8")
+        tell.print(said[-600:], end="", highlight=False, markup=False)
+    return _summed(load, [note for note in notes if note["at_s"] >= began_s], share, memory)
 
 
-def _wait_for_notes(notes: Path, children: dict[str, subprocess.Popen[bytes]], folder: Path) -> None:
+def read_notes(folder: Path) -> list[dict[str, Any]]:
+    """Read what the processor has written down so far."""
+    path = folder / NOTES
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(text) for text in lines if text.endswith("\n")]
+
+
+def _wait_for_notes(folder: Path, children: dict[str, subprocess.Popen[bytes]]) -> None:
     """Wait until scores come."""
     deadline = time.monotonic() + 120
-    while not notes.exists() or not any(json.loads(t)["latency_s"] for t in notes.read_text().splitlines()):
+    while not any(note["latency_s"] for note in read_notes(folder)):
         for name, child in children.items():
             if child.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{name}: {(folder / f'{name}.err').read_text(encoding='utf-8')[-2000:]}")
         time.sleep(0.2)
 
 
-def _summed(load: Load, lines: list[dict[str, object]], share: dict[str, float], memory: dict[str, float]) -> Measured:
+def _summed(load: Load, notes: list[dict[str, Any]], share: dict[str, float], memory: dict[str, float]) -> Measured:
     """Put the processor's notes together."""
-    at = np.array([line["at_s"] for line in lines], float)
-    frames = np.array([line["frames"] for line in lines], float)
-    lag = np.array([line["lag_s"] for line in lines], float)
-    latency_ms = 1e3 * np.concatenate([np.array(line["latency_s"], float) for line in lines])
+    at, frames, lag = (np.array([note[name] for note in notes], float) for name in ("at_s", "frames", "lag_s"))
+    latency_ms = 1e3 * np.concatenate([np.array(note["latency_s"], float) for note in notes])
     p50, p99, worst = np.percentile(latency_ms, [50, 99, 100])
     return Measured(
         connections=load.connections,
