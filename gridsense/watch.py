@@ -349,7 +349,7 @@ def _trouble_notices(follower: Follower, now_ns: int) -> Iterator[Notice]:
         silent_s = max(now_ns - status.written_ns, 0) / 1e9 if status else 0.0
         if status and status.stopped:
             yield Notice("STOPPED", "bold white on red", f"the {name} was stopped {span(silent_s)} ago", name)
-        elif silent_s > STALE_S:
+        elif status and is_old(status, now_ns):
             yield Notice("STALE", "bold white on red", f"the {name} has said nothing for {span(silent_s)}", name)
     if said and not said.stopped and said.behind_s > LATE_S:
         entries = "" if said.behind_entries is None else f", {said.behind_entries:,} entries of the log"
@@ -390,6 +390,24 @@ def _progress_notices(follower: Follower) -> Iterator[Notice]:
         )
 
 
+def is_old(said: ProcessorStatus | GatewayStatus, now_ns: int) -> bool:
+    """Say whether a status is of the past.
+
+    Parameters
+    ----------
+    said
+        By processor or gateway.
+    now_ns
+        The wall clock.
+
+    Returns
+    -------
+    bool
+        Who said it was stopped, or has fallen silent.
+    """
+    return said.stopped or now_ns - said.written_ns > STALE_S * 1e9
+
+
 def grid_facts(said: ProcessorStatus) -> list[str]:
     """Say how the grid is, and how the processor gets on, the most important first.
 
@@ -403,10 +421,9 @@ def grid_facts(said: ProcessorStatus) -> list[str]:
     list[str]
         A few words each.
     """
-    over = said.score is not None and said.score > said.threshold
-    score = (
-        f"score {said.score:.1f} {'OVER' if over else 'under'} {said.threshold:.1f}" if said.score is not None else ""
-    )
+    score = "no score"
+    if said.score is not None:
+        score = f"score {said.score:.1f} {'OVER' if said.score > said.threshold else 'under'} {said.threshold:.1f}"
     facts = [
         "no frequency" if said.frequency_hz is None else f"{said.frequency_hz:.3f} Hz",
         score,
@@ -425,13 +442,15 @@ def grid_facts(said: ProcessorStatus) -> list[str]:
     return facts
 
 
-def gateway_line(said: GatewayStatus | None) -> Text:
+def gateway_line(said: GatewayStatus | None, now_ns: int) -> Text:
     """Say how the connections are, in one line.
 
     Parameters
     ----------
     said
         By the gateway; None where it said nothing.
+    now_ns
+        The wall clock.
 
     Returns
     -------
@@ -440,10 +459,11 @@ def gateway_line(said: GatewayStatus | None) -> Text:
     """
     if said is None:
         return Text("gateway: has said nothing to this store", "dim")
-    text = Text("gateway: ")
+    old = is_old(said, now_ns)
+    text = Text("gateway: THEN " if old else "gateway: ")
     counts = sorted(said.states.items(), key=lambda it: (it[0] != "streaming", it[0]))
     states = ", ".join(f"{count:,} {state.replace('-', ' ')}" for state, count in counts) or "no connections"
-    well = not said.troubled and not said.stopped
+    well = not said.troubled and not old
     text.append(states, "green" if well else "bold yellow")
     text.append(f"  {said.frames_per_s:,.0f} frames/s {said.bytes_per_s / 1e6:,.2f} MB/s")
     if said.dropped_frames:
@@ -548,8 +568,8 @@ class View:
         yield from self._feed(console, width, len(self.follower.events) * 5 + 1)
 
     def _head(self, width: int) -> Iterator[Text]:
-        said = self.follower.processor
-        told = notices(self.follower, self._now_ns())
+        said, now_ns = self.follower.processor, self._now_ns()
+        told = notices(self.follower, now_ns)
         clock = (
             "no event time" if not said or not said.time_ns else f"{rfc3339(said.time_ns)[:-3].replace('T', ' ')} UTC"
         )
@@ -564,10 +584,11 @@ class View:
             Text.assemble((f" {told[0].text}", loud), ("".join(f"  {text}" for text in rest), "bold")), width
         )
         facts = grid_facts(said) if said else []
-        while facts and len("   ".join(facts)) + 1 > width:
+        then = "THEN " if said and is_old(said, now_ns) else ""
+        while facts and len(f" {then}{'   '.join(facts)}") > width:
             facts.pop()
-        yield one_line(Text(f" {'   '.join(facts)}"), width)
-        yield one_line(Text.assemble(" ", gateway_line(self.follower.gateway)), width)
+        yield one_line(Text(f" {then}{'   '.join(facts)}"), width)
+        yield one_line(Text.assemble(" ", gateway_line(self.follower.gateway, now_ns)), width)
 
     # --- score ---
 
