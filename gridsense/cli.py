@@ -34,6 +34,7 @@ from gridsense.commands.init import init
 from gridsense.commands.run import run as run_processor
 from gridsense.commands.simulate_pmu import simulate_pmu
 from gridsense.commands.up import up
+from gridsense.commands.watch import watch
 from gridsense.demo import show as watching
 from gridsense.detection import Settings as DetectionSettings
 from gridsense.errors import GridSenseError, PeerError, UsageError
@@ -289,7 +290,7 @@ def detect(
         console.print(line, highlight=False, markup=False)
 
 
-for _live in (simulate_pmu, gateway, run_processor, archive, up, init, check_config):
+for _live in (simulate_pmu, gateway, run_processor, watch, archive, up, init, check_config):
     _command(_live)
 
 

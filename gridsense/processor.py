@@ -25,7 +25,7 @@ from gridsense.errors import StoreError
 from gridsense.events import Cause, Event, event_id
 from gridsense.freezing import Frozen
 from gridsense.intake import DeadLetter, Intake, Turn
-from gridsense.pipeline import Output, Pipeline
+from gridsense.pipeline import Learned, Output, Pipeline
 from gridsense.pipeline import Settings as PipelineSettings
 from gridsense.snapshots import Snapshot, Snapshots
 from gridsense.store import EventStore
@@ -138,6 +138,8 @@ class Processor:
         Told what is done.
     now_ns
         The wall clock, UTC nanoseconds.
+    learned
+        What is typical, where no snapshot says it; None to learn it from the frames.
     """
 
     def __init__(
@@ -147,10 +149,13 @@ class Processor:
         store: Path,
         observers: Sequence[Observer] = (),
         now_ns: Callable[[], int] = time.time_ns,
+        *,
+        learned: Learned | None = None,
     ) -> None:
         self.settings = settings
         self.place = 0
-        self.pipeline = Pipeline(settings.pipeline)
+        self.pipeline = Pipeline(settings.pipeline, learned)
+        self._learned = learned
         self.intake = Intake(self._configured)
         self._log = reading
         self._path = store
@@ -384,7 +389,8 @@ class Processor:
             self.intake.thaw(intake, self.pipeline.tables)
         except (StoreError, msgspec.MsgspecError) as error:
             log.error("%s; what is typical is learned anew from here on", error)  # noqa: TRY400
-            self.pipeline, self.intake = Pipeline(self.settings.pipeline), Intake(self._configured)
+            self.pipeline = Pipeline(self.settings.pipeline, self._learned)
+            self.intake = Intake(self._configured)
             self.place = snapshot.place
             return "refused"
         self.place = snapshot.place

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from gridsense.commands.service import configured, make_room_for, stopping
 from gridsense.config import FILE_NAME, Config
 from gridsense.services.receiving import receive
+from gridsense.status import GatewayBoard
 
 SPARE_FILES = 200
 """Open files besides the connections."""
@@ -56,8 +57,10 @@ async def _receive(config: Config, stop: threading.Event) -> None:
         stopping_now.set()
 
     watching = asyncio.create_task(watch())
+    said = GatewayBoard(config.store_path)
     try:
-        await receive(config, config.gateway.connections, stopping_now)
+        await receive(config, config.gateway.connections, stopping_now, said.told)
     finally:
         stop.set()
         await watching
+        said.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from gridsense.commands.service import configured, stopping
+from gridsense.commands.service import board, configured, stopping
 from gridsense.config import FILE_NAME
 from gridsense.services.processing import process
 
@@ -50,5 +51,5 @@ def run(
     ended = threading.Event()
     if once:
         ended.set()
-    with configured(config, overrides) as loaded, stopping() as stop:
-        process(loaded, stop, ended=ended, close=close)
+    with configured(config, overrides) as loaded, stopping() as stop, closing(board(loaded)) as said:
+        process(loaded, stop, ended=ended, close=close, observers=[said])

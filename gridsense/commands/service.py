@@ -13,6 +13,8 @@ from types import FrameType
 
 from gridsense.config import Config, load
 from gridsense.logs import set_up
+from gridsense.pipeline import Pipeline
+from gridsense.status import ProcessorBoard
 
 log = logging.getLogger(__name__)
 
@@ -85,3 +87,20 @@ def make_room_for(files: int) -> None:
         with suppress(OSError, ValueError):
             most = files if hard == resource.RLIM_INFINITY else min(files, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def board(config: Config) -> ProcessorBoard:
+    """Make what says in the store how the processor is, for `gridsense watch`.
+
+    Parameters
+    ----------
+    config
+        Where the store is.
+
+    Returns
+    -------
+    ProcessorBoard
+        An observer; close it at the end.
+    """
+    settings = config.pipeline_settings()
+    return ProcessorBoard(config.store_path, Pipeline(settings).threshold, settings.source)

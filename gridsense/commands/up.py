@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from gridsense.commands.gateway import SPARE_FILES
-from gridsense.commands.service import configured, make_room_for, stopping
+from gridsense.commands.service import board, configured, make_room_for, stopping
 from gridsense.config import FILE_NAME
 from gridsense.services.together import run_together
+from gridsense.status import GatewayBoard
 
 _FLAG = Parameter(negative="", show_default=False)
 
@@ -54,4 +56,5 @@ def up(
         overrides = (*overrides, f"simulate.files=[{names}]")
     with configured(config, overrides) as loaded, stopping() as stop:
         make_room_for(4 * len(loaded.gateway.connections) + 4 * SPARE_FILES)
-        run_together(loaded, stop, close=close)
+        with closing(board(loaded)) as said, closing(GatewayBoard(loaded.store_path)) as gateway:
+            run_together(loaded, stop, close=close, observers=[said], note=gateway.told)

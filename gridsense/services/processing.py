@@ -6,11 +6,14 @@ in `gridsense.processor`.
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -18,6 +21,7 @@ from gridsense.config import Config
 from gridsense.errors import StoreError
 from gridsense.life import Heartbeat, LifeServer, Readiness
 from gridsense.metrics import LogMetrics, ProcessorMetrics, Restore, ServiceMetrics, SourceStatus
+from gridsense.pipeline import Learned
 from gridsense.processor import READER, Observer, Processor, Settings, Step
 from streams.errors import LogError
 from streams.gateway.clock import SteadyClock
@@ -33,6 +37,50 @@ BEHIND_S = 30.0
 """Reading so far behind what has come is not ready."""
 
 _NOTE_S = 1.0
+
+
+@contextmanager
+def alone(store: Path) -> Iterator[None]:
+    """Be the only processor that writes into a store: two would each say what the other denies.
+
+    A file beside the store is locked as long as this process lives, however it ends. The file stays.
+
+    Parameters
+    ----------
+    store
+        The event store's file.
+
+    Yields
+    ------
+    None
+        While nobody else may.
+
+    Raises
+    ------
+    StoreError
+        If another has it, or nothing can be written there.
+    """
+    real = store.resolve()
+    path = real.with_name(f"{real.name}.lock")
+    try:
+        held = path.open("a+", encoding="ascii", errors="replace")
+    except OSError as error:
+        raise StoreError(f"event store {store}: {path}: {error.strerror}; name a file that can be written") from error
+    with held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            held.seek(0)
+            raise StoreError(
+                f"event store {store}: another processor (process {held.read().strip() or 'unknown'}) writes it; "
+                "stop that one, or name another file in store.path"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"event store {store}: {path}: {error.strerror}; use a local disk") from error
+        held.truncate(0)
+        held.write(f"{os.getpid()}\n")
+        held.flush()
+        yield
 
 
 def processor_settings(config: Config) -> Settings:
@@ -58,6 +106,7 @@ def process(
     ended: threading.Event | None = None,
     close: bool = False,
     observers: Sequence[Observer] = (),
+    learned: Learned | None = None,
 ) -> Processor:
     """Process the log as it grows.
 
@@ -73,18 +122,28 @@ def process(
         At the end take the frames as ended: close every window, as at the end of a file.
     observers
         Told what is done, besides metrics.
+    learned
+        What is typical, where no snapshot says it.
 
     Returns
     -------
     Processor
-        Closed; it knows how far it came. A `LogError` or `StoreError` says that log or store cannot be opened.
+        Closed; it knows how far it came.
+
+    Raises
+    ------
+    LogError
+        If the log cannot be opened, or not be read to its end where it has one.
+    StoreError
+        The same of the store, or if another processor is at work on it.
     """
     settings = processor_settings(config)
     clock = SteadyClock()
     with ExitStack() as stack:
+        stack.enter_context(alone(config.store_path))
         reading = stack.enter_context(_opened(config))
         meter = _Meter(config, reading)
-        processor = Processor(settings, reading, config.store_path, (meter, *observers), clock.now_ns)
+        processor = Processor(settings, reading, config.store_path, (meter, *observers), clock.now_ns, learned=learned)
         meter.processor = processor
         stack.enter_context(meter.served())
         processor.open()

@@ -143,6 +143,7 @@ async def receive(
             beating.cancel()
             with suppress(asyncio.CancelledError):
                 await beating
+            note(gateway.status(), gateway.totals())
             await retaining
     counts = gateway.totals().counts
     log.info("stopped: %d frames received, %d refused", counts.frames, sum(counts.refused.values()))

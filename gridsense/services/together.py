@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gridsense.config import Config, ConnectionSection
 from gridsense.errors import UsageError
+from gridsense.pipeline import Learned
 from gridsense.processor import Observer, Processor
 from gridsense.services.processing import process
 from gridsense.services.receiving import Note, receive
@@ -32,6 +33,8 @@ def run_together(
     close: bool = False,
     observers: Sequence[Observer] = (),
     note: Note = lambda *_: None,
+    playing: Callable[[Simulator], object] = lambda _: None,
+    learned: Learned | None = None,
 ) -> Processor:
     """Serve, receive and process until told to stop, or until the recordings have ended and all of it is processed.
 
@@ -47,16 +50,20 @@ def run_together(
         Told what the processor does.
     note
         Told how the connections stand.
+    playing
+        Told of the simulator, where there is one, before it plays.
+    learned
+        What is typical, where no snapshot says it.
 
     Returns
     -------
     Processor
         Closed.
     """
-    source = _Source(config, stop, note)
+    source = _Source(config, stop, note, playing)
     source.start()
     try:
-        processor = process(config, source.hurry, ended=source.ended, close=close, observers=observers)
+        processor = process(config, source.hurry, ended=source.ended, close=close, observers=observers, learned=learned)
     finally:
         stop.set()
         source.join()
@@ -68,9 +75,11 @@ def run_together(
 class _Source(threading.Thread):
     """The simulator and the gateway, on an event loop in a thread of their own."""
 
-    def __init__(self, config: Config, stop: threading.Event, note: Note) -> None:
+    def __init__(
+        self, config: Config, stop: threading.Event, note: Note, playing: Callable[[Simulator], object]
+    ) -> None:
         super().__init__(name="gateway", daemon=True)
-        self.config, self.stop, self.note = config, stop, note
+        self.config, self.stop, self.note, self.playing = config, stop, note, playing
         self.ended, self.hurry = threading.Event(), threading.Event()
         self.hurried = False
         self.trouble: Exception | None = None
@@ -97,6 +106,7 @@ class _Source(threading.Thread):
             if script is not None:
                 simulator = Simulator(script, _settings(self.config))
                 await simulator.start()
+                self.playing(simulator)
                 connections += served(simulator)
                 tasks.append(asyncio.create_task(_play(simulator, stopping, alone=not self.config.gateway.connections)))
             await receive(self.config, connections, stopping, self.note)
