@@ -101,10 +101,26 @@ def brief(event: Event) -> EventBrief:
         event.end_ns,
         event.cause,
         event.kind,
-        event.first_pmu,
+        printable(event.first_pmu),
         len(event.pmus),
-        event.sentence,
+        printable(event.sentence),
     )
+
+
+def printable(text: str) -> str:
+    """Make a text harmless to a terminal: names come from devices, and may hold anything.
+
+    Parameters
+    ----------
+    text
+        Any.
+
+    Returns
+    -------
+    str
+        One line, with a sign in place of each letter that cannot be printed.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 class _EventFields(msgspec.Struct):
@@ -154,8 +170,9 @@ def read_brief(text: str) -> EventBrief:
         ) from error
     it = event.data
     end_ns = None if it.end is None else _ns(it.end)
+    first_pmu, sentence = printable(it.first_pmu), printable(it.sentence)
     return EventBrief(
-        event.id, _ns(it.onset), _ns(it.raised), end_ns, it.cause, it.kind, it.first_pmu, len(it.pmus), it.sentence
+        event.id, _ns(it.onset), _ns(it.raised), end_ns, it.cause, it.kind, first_pmu, len(it.pmus), sentence
     )
 
 
@@ -601,7 +618,8 @@ class GatewayBoard:
             written_ns=self._now_ns(),
             states=dict(Counter(c.state.value for c in connections)),
             troubled=tuple(
-                Trouble(c.name, c.state.value, _cut(c.error, ERROR_LETTERS), c.since_ns) for c in troubled[:TROUBLED]
+                Trouble(c.name, c.state.value, _cut(printable(c.error), ERROR_LETTERS), c.since_ns)
+                for c in troubled[:TROUBLED]
             ),
             pmus=sum(c.pmus for c in connections),
             frames_per_s=round(self._frames.per_s(now_s), 1),
@@ -616,6 +634,11 @@ class GatewayBoard:
         """Say that the gateway has stopped, and let go of the store."""
         last = msgspec.structs.replace(self._status, written_ns=self._now_ns(), stopped=True)
         self._writer.close(msgspec.json.encode(last))
+
+
+def _trouble(connection: ConnectionStatus) -> Trouble:
+    reason = _cut(printable(connection.error), ERROR_LETTERS)
+    return Trouble(connection.name, connection.state.value, reason, connection.since_ns)
 
 
 _GRAVITY = {
@@ -684,8 +707,8 @@ class _Newest:
 
     def __init__(self, table: ChannelTable, width: int, before: _Newest | None) -> None:
         self.table = table
-        self._names = [pmu.name for pmu in table.pmus]
-        self._sources = [pmu.source for pmu in table.pmus]
+        self._names = [printable(pmu.name) for pmu in table.pmus]
+        self._sources = [printable(pmu.source) for pmu in table.pmus]
         known = before.heard() if before else {}
         self._heard_ns = np.array([known.get(name, _NEVER) for name in self._names], np.int64)
         self._seen_good = np.zeros((len(self._names), width), bool)

@@ -677,6 +677,8 @@ class View:
 
     def _feed(self, console: Console, width: int, rows: int) -> list[Text]:
         lasting = self.follower.open_events()
+        if not self.follower.events:
+            return [Text(f"no event in {span(self.follower.since_s)}", "dim")]
         open_ids = {event.id for event in lasting}
         rest = [event for event in self.follower.events.values() if event.id not in open_ids]
         rest.sort(key=lambda e: (-e.onset_ns, e.id))

@@ -372,6 +372,20 @@ def test_other_versions_are_understood_or_passed_over() -> None:
     assert read_gateway(b"{}") == GatewayStatus()
 
 
+def test_what_a_device_calls_itself_does_nothing_to_a_terminal(tmp_path: Path) -> None:
+    name = "Bus\x1b[2J\n7"
+    bad = replace(event(5), first_pmu=name, sentence=f"{name}: it moved")
+    for one in (brief(bad), read_brief(cloudevent(bad).decode())):
+        assert (one.first_pmu, one.sentence) == ("Bus\ufffd[2J\ufffd7", "Bus\ufffd[2J\ufffd7: it moved")
+    grid = small_grid("north", 1, 1, 1, seconds=2)
+    table = ChannelTable((replace(grid.table.pmus[0], name=name),))
+    board, pipeline = ProcessorBoard(tmp_path / "events.db", 12.5, every_s=1e9), Pipeline(PIPELINE)
+    board.stepped(step(outputs=[*pipeline.feed([("north", replace(grid, table=table))]), *pipeline.finish()]))
+    (pmu,) = board.status().pmus
+    board.close()
+    assert pmu.name == "Bus\ufffd[2J\ufffd7"
+
+
 def test_a_brief_is_what_the_store_gives_back() -> None:
     plain = event(5)
     assert read_brief(cloudevent(plain).decode()) == brief(plain)
