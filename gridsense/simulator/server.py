@@ -40,7 +40,7 @@ MAX_PEERS = 16
 
 MAX_CONNECTIONS = 64
 """TCP connections to one stream, at most."""
-READ_BYTES = 1 << 12
+READ_BYTES = 1 << 9
 """Most that one read of a connection takes: the others wait for no more than these commands."""
 
 _NS = 1_000_000_000
@@ -50,6 +50,8 @@ _HIGH_WATER_BYTES = 1 << 18
 _FAREWELL_S = 2.0  # for a receiver to close its side after everything was sent
 _MOMENT_S = 0.3
 _LATE_S = 1.0
+_COMPLAIN_S = 1.0
+_ACCEPTED = 64  # connections to a stream at once
 _SPARE_FILES = 64
 _BURST = 8  # datagrams of a stream at once
 
@@ -253,6 +255,7 @@ class Simulator:
         self._announcing: asyncio.TimerHandle | None = None
         self._stopping = False
         self._began = False
+        self._complained_s = -_COMPLAIN_S
         self._start_s = 0.0
         self._first_ns = 0
         self._due_ns: int | None = None
@@ -280,7 +283,7 @@ class Simulator:
                     address = await self._open_datagrams(port, number)
                 else:
                     server = await asyncio.get_running_loop().create_server(
-                        partial(_Connection, port, self), settings.host, number
+                        partial(_Connection, port, self), settings.host, number, backlog=_ACCEPTED
                     )
                     self._servers.append(server)
                     address = server.sockets[0].getsockname()[:2]
@@ -354,6 +357,19 @@ class Simulator:
         """Let the recording look again whether it may go on."""
         if self._alarm is not None and not self._alarm.done():
             self._alarm.set_result(None)
+
+    def complain(self, text: str) -> None:
+        """Log a warning, unless one was logged in this second: all are counted.
+
+        Parameters
+        ----------
+        text
+            What is wrong.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._complained_s >= _COMPLAIN_S:
+            self._complained_s = now_s
+            log.warning(text)
 
     def now_ns(self) -> int:
         """Say what time it is.
@@ -757,10 +773,11 @@ class _Connection(_Receiver, asyncio.BufferedProtocol):
 
     def finish(self) -> None:
         """End after what is written; the receiver may still speak, so that nothing on its way to it is lost."""
+        self.stalled = True
         self.transport.write_eof()
 
     def _cut(self, reason: str) -> None:
-        log.warning("%s is dropped: %s", self._name, reason)
+        self.simulator.complain(f"{self._name} is dropped: {reason}")
         self.simulator.counts.dropped += 1
         self.transport.abort()
 

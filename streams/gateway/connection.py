@@ -19,12 +19,15 @@ from streams.gateway.intake import Intake
 from streams.gateway.settings import ConnectionSettings, GatewaySettings, Transport
 from streams.gateway.status import ConnectionStatus, State
 
-READ_BYTES = 1 << 16
+READ_BYTES = 1 << 14
 """Most that one read of a TCP connection takes: the others wait for no more than this."""
 
-VAIN_BYTES = 1 << 16
-"""What a TCP connection may bring in vain between two ticks; then it is read again after the second. Its bytes wait in
-the network meanwhile, its peer waits with them, and nobody else does."""
+VAIN_BYTES = 1 << 14
+"""What a TCP connection may bring in vain a tick. If it brings more it is not read until ticks have made up for it: its
+bytes wait in the network meanwhile, its peer waits with them, and nobody else does."""
+
+DEBT_BYTES = 8 * VAIN_BYTES
+"""What ticks must make up for at most: beyond this it is forgiven."""
 
 SHARE_BYTES = 1 << 20
 """What a TCP connection may bring between two ticks while the log is behind."""
@@ -95,7 +98,7 @@ class Connection:
         self._frames = 0
         self._streaming_s = 0.0
         self._again_s = 0.0
-        self._vain_bytes = 0  # of the intake, at the last tick
+        self._paid_bytes = 0  # of what the intake took in vain
         self._came_bytes = 0  # since the last tick
 
     def status(self) -> ConnectionStatus:
@@ -146,8 +149,9 @@ class Connection:
         """
         intake, limits = self._intake, self._limits
         intake.settle(self._clock.now_ns())
-        self._vain_bytes, self._came_bytes = intake.vain_bytes, 0
-        if self._tcp is not None:
+        paid_bytes = min(intake.vain_bytes, self._paid_bytes + VAIN_BYTES)
+        self._paid_bytes, self._came_bytes = max(paid_bytes, intake.vain_bytes - DEBT_BYTES), 0
+        if self._tcp is not None and intake.vain_bytes - self._paid_bytes < VAIN_BYTES:
             self._tcp.resume_reading()
         if self._state not in _OPEN:
             return
@@ -182,7 +186,7 @@ class Connection:
         except StreamsError as error:
             self._end(str(error), refused=True)
         self._came_bytes += len(data)
-        in_vain = intake.vain_bytes - self._vain_bytes > VAIN_BYTES
+        in_vain = intake.vain_bytes - self._paid_bytes >= VAIN_BYTES
         if self._tcp is not None and (in_vain or (self._came_bytes > SHARE_BYTES and intake.crowded)):
             self._tcp.pause_reading()
         if self._intake.news or self._state is not State.STREAMING:

@@ -27,9 +27,15 @@ LETTER_BYTES = 1024
 MAX_CHANGES = 30
 """Changes of a configuration within a minute beyond which a peer is not listened to: each is decoded, and logged."""
 
+MAX_FRAGMENTS = 1024
+"""Frames of one CFG-3, at most."""
+
+_FREE_CHANGES = 3  # a minute: that many cost a peer nothing
+
 _SECOND_NS = 1_000_000_000
 _MINUTE_NS = 60 * _SECOND_NS
 _PIECE_BYTES = 64  # so many bytes of garbage cost as much work as one more piece
+_HELD_BYTES = 256  # what a frame that is held costs beside its bytes, about
 _CHANGES = 1 << 2  # STAT bit 10, in the upper byte
 _HEADER_CHARACTERS = 1024
 
@@ -371,11 +377,11 @@ class Intake:
         """Keep a data frame until the configuration comes that describes it."""
         self.alive += 1
         self._held.append(frame)
-        self._held_bytes += len(frame)
+        self._held_bytes += len(frame) + _HELD_BYTES
         self.wanted = self.news = True
         while self._held_bytes > self._settings.held_bytes:
             oldest = self._held.popleft()
-            self._held_bytes -= len(oldest)
+            self._held_bytes -= len(oldest) + _HELD_BYTES
             self._refuse(Reason.SIZE if self.in_force else Reason.NO_CONFIGURATION, oldest, now_ns)
 
     def _collect(self, frame: bytes, now_ns: int) -> list[bytes]:
@@ -391,12 +397,12 @@ class Intake:
         due = len(self._fragments) + 1
         self._fragments.append(frame)
         self._fragments_bytes += len(frame)
-        self.vain_bytes += len(frame) + _PIECE_BYTES
         if index != due and not (index == LAST_FRAGMENT and due > 1):
             self._drop_fragments(Reason.FRAGMENT, now_ns)
-        elif self._fragments_bytes > self._settings.max_configuration_bytes:
+        elif self._fragments_bytes > self._settings.max_configuration_bytes or due > MAX_FRAGMENTS:
             self._drop_fragments(Reason.OVERSIZE, now_ns)
-            self.trouble = f"its configuration exceeds {self._settings.max_configuration_bytes} bytes"
+            most = f"{self._settings.max_configuration_bytes} bytes or {MAX_FRAGMENTS} frames"
+            self.trouble = f"its configuration exceeds {most}"
             self.news = True
         elif index == LAST_FRAGMENT:
             parts, self._fragments, self._fragments_bytes = self._fragments, [], 0
@@ -451,7 +457,8 @@ class Intake:
         if minute != self._minute:
             self._minute, self._changes = minute, 0
         self._changes += 1
-        self.vain_bytes += sum(map(len, frames))
+        if self._changes > _FREE_CHANGES:
+            self.vain_bytes += sum(map(len, frames))
         if self._changes > MAX_CHANGES:
             self._refuse(Reason.CONFIGURATION, b"".join(frames), now_ns)
             raise ConfigurationError(f"its configuration changed more than {MAX_CHANGES} times within a minute")

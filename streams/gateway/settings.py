@@ -101,7 +101,7 @@ class GatewaySettings:
     max_garbage_bytes
         Bytes without a whole frame after which a peer is dropped.
     held_bytes
-        Data frames kept for a configuration that is still on its way, bytes a connection.
+        Data frames kept for a configuration that is still on its way, bytes a connection, some for each frame included.
     letters_hz
         Dead letters written a second and connection; the others are counted only.
     buffer_bytes
