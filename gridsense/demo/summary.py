@@ -16,7 +16,6 @@ from rich.text import Text
 from gridsense.events import Cause
 from gridsense.judging import Finding, Verdict, rows
 from gridsense.screen import STYLE
-from streams.c37118.stream import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +28,10 @@ class Outcome:
         Events against the labels of what was streamed.
     shown_ns
         By event: grid time at which it first came out of the pipeline, with all that it had waited for.
-    counts
-        What the receivers found in the bytes.
     frames_sent, bytes_sent
-        What the concentrators wrote.
+        Data that the concentrators wrote.
+    frames_received, refused
+        Data frames that the gateway gave to the log, and what it could not use.
     grid_s, wall_s, busy_s
         Grid time streamed, time it took, and how much of that the pipeline worked (the rest was pacing and drawing).
     speed
@@ -43,9 +42,10 @@ class Outcome:
 
     verdict: Verdict
     shown_ns: Mapping[str, int]
-    counts: Counts
     frames_sent: int
     bytes_sent: int
+    frames_received: int
+    refused: int
     grid_s: float
     wall_s: float
     busy_s: float
@@ -126,12 +126,11 @@ class Outcome:
         words = f"{found} of {len(other)} noticed, {self.called_grid} called a grid event"
         yield _sum("data and comms faults", words, good=not self.called_grid)
         yield _sum("further remarks", f"{len(verdict.others)} on single PMUs, for which the labels name no fault")
-        counts = self.counts
         words = (
-            f"{counts.frames_total:,} of {self.frames_sent:,} frames, {self.bytes_sent / 1e6:.1f} MB,"
-            f" {counts.crc_errors} CRC errors, {counts.bytes_skipped} bytes skipped"
+            f"{self.frames_received:,} of {self.frames_sent:,} frames, {self.bytes_sent / 1e6:.1f} MB over TCP,"
+            f" {self.refused} refused"
         )
-        yield _sum("C37.118 received", words, good=counts.frames_total == self.frames_sent)
+        yield _sum("C37.118 received", words, good=self.frames_received == self.frames_sent)
         pace = f"paced at {self.speed:.1f} times real time" if self.speed else "as fast as it goes"
         words = (
             f"{self.grid_s:.0f} s of grid in {self.wall_s:.0f} s, {pace};"
