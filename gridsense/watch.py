@@ -427,7 +427,7 @@ def grid_facts(said: ProcessorStatus) -> list[str]:
     facts = [
         "no frequency" if said.frequency_hz is None else f"{said.frequency_hz:.3f} Hz",
         score,
-        f"{said.frames_per_s:,.0f} frames/s",
+        f"{said.frames_per_s:,.0f} PMU frames/s",
         f"{said.behind_s:.1f} s behind" if said.behind_s < 100 else f"{span(said.behind_s)} behind",
     ]
     if said.latency_p50_s is not None and said.latency_p99_s is not None:
