@@ -360,8 +360,8 @@ class SimulateSection(Section):
     pmus_each: Whole = Field(default=0, ge=0, le=65_535)
     """PMUs of each of these concentrators."""
 
-    port: Port = 4712
-    """Port of the first stream; the others follow it."""
+    port: PortOrNone = 4712
+    """Port of the first stream; the others follow it. 0: any free ones."""
 
 
 class Config(Section):
