@@ -71,7 +71,7 @@ RECORDING = ROOT / "gridsense" / "demo" / "ambient.parquet"
 HOST = "127.0.0.1"
 STRANGER = "127.0.0.2"
 
-RSS_GROWTH_MIB = 128
+RSS_GROWTH_MIB = 64
 """What the gateway may hold more than beside good PMUs alone."""
 P99_MS = 100.0
 """Within which 99 of 100 good frames stand in the log's time, whatever the others do."""
@@ -1178,7 +1178,7 @@ def main(arguments: Sequence[str]) -> int:
     """Check, and say what came of it."""
     args = parse(arguments)
     if args.role:
-        logging.basicConfig(level=logging.INFO)
+        logging.basicConfig(level=logging.INFO if args.role[0] == "gateway" else logging.ERROR)
         asyncio.run(ROLES[args.role[0]](*args.role[1:]))
         return 0
     aside = Console(stderr=True, highlight=False)
