@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from fractions import Fraction
@@ -60,6 +61,9 @@ ROUNDING = 4e-7
 
 CHUNK = 1 << 22
 """Samples of a block that are worked on at a time."""
+
+SIDE_BY_SIDE = 1 << 14
+"""Channels of all streams from which the layers are scored side by side, each in a thread of its own."""
 
 PAGE = 10
 """Vectors of a page of the learning buffer: a step copies the pages that it writes to, and no others."""
@@ -602,22 +606,22 @@ def _step(
     every = np.concatenate([state.fits, fits], axis=1)
     spread = np.concatenate([state.extremes, extremes], axis=1)
     partials, closing = state.partials, np.flatnonzero(slots[ends] % settings.second == 0)
-    summaries: list[list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = [[] for _ in settings.layers]
     for k in closing:
         newest = slice(k + 1, k + 1 + settings.spans)
         partials = (*partials, summarise_second(every[:, newest], spread[:, newest], state.turn))
-        for layer, summary in zip(settings.layers, summaries, strict=True):
-            if layer.period_s:
-                recent = partials[-settings.seconds(layer) :]
-                summary.append(summarise_period(recent, settings.spans, state.turn, absolute=layer.absolute))
-        partials = partials[1:]
-    layers, scores = [], []
-    for i, layer in enumerate(settings.layers):
+
+    def scored(i: int) -> tuple[LayerState, Scores]:
+        """Score one layer; layers know nothing of each other."""
+        layer = settings.layers[i]
         if layer.period_s:
             at, grains = slots[ends][closing], grain[closing]
             columns = state.layers[i].reference.used.shape[1]
-            vectors = np.array([v for v, _ in summaries[i]], np.float32).reshape(len(at), len(state.slot), columns)
-            there = np.array([c for _, c in summaries[i]], np.float32).reshape(len(at), *state.present.shape)
+            vectors = np.empty((len(at), len(state.slot), columns), np.float32)
+            there = np.empty((len(at), *state.present.shape), np.float32)
+            for n in range(len(at)):
+                recent = partials[: len(state.partials) + 1 + n][-settings.seconds(layer) :]
+                summary = summarise_period(recent, settings.spans, state.turn, absolute=layer.absolute)
+                vectors[n], there[n] = summary
         else:
             at, there, grains = slots[ends], share, grain
             vectors = fast_vectors(every, settings.spans, state.turn)
@@ -625,9 +629,14 @@ def _step(
         for c in range(there.shape[2]):
             coverage += np.where(state.present[:, c], there[:, :, c], 0)
         coverage /= np.maximum(state.present.sum(1), 1).astype(np.float32)
-        after, score = _score_layer(settings, state, i, slots=at, vectors=vectors, coverage=coverage, grains=grains)
-        layers.append(after)
-        scores.append(score)
+        return _score_layer(settings, state, i, slots=at, vectors=vectors, coverage=coverage, grains=grains)
+
+    if len(closing) and state.present.size >= SIDE_BY_SIDE:
+        with ThreadPoolExecutor(len(settings.layers)) as threads:
+            results = list(threads.map(scored, range(len(settings.layers))))
+    else:
+        results = [scored(i) for i in range(len(settings.layers))]
+    layers, scores = (tuple(part) for part in zip(*results, strict=True)) if results else ((), ())
     memory = settings.spans
     new = State(
         slot=np.full_like(state.slot, slots[-1]) if len(slots) else state.slot,
@@ -638,10 +647,10 @@ def _step(
         fits=np.ascontiguousarray(every[:, every.shape[1] - memory :]),
         extremes=np.ascontiguousarray(spread[:, spread.shape[1] - memory :]),
         grain=grain[-1] if len(grain) else state.grain,
-        partials=partials,
-        layers=tuple(layers),
+        partials=partials[len(closing) :],
+        layers=layers,
     )
-    return new, tuple(scores)
+    return new, scores
 
 
 def _fit_block(

@@ -172,13 +172,7 @@ class Processor:
         self._came_s = time.monotonic()
 
     def open(self) -> None:
-        """Open the store, and go on from the newest snapshot.
-
-        Raises
-        ------
-        StoreError
-            If the store cannot be opened.
-        """
+        """Open the store, and go on from the newest snapshot. A `StoreError` says that the store cannot be opened."""
         self._store = EventStore(self._path)
         snapshot, wrong = self._saver.submit(self._snapshots.newest).result()
         for line in wrong:
@@ -200,15 +194,12 @@ class Processor:
     def step(self) -> bool:
         """Read once, and work on it.
 
+        A `StoreError` says that events cannot be stored: they are kept, nothing is lost, and it may be called again.
+
         Returns
         -------
         bool
             Whether anything was there.
-
-        Raises
-        ------
-        StoreError
-            If the events cannot be stored: they are kept, nothing is lost, and it may be called again.
         """
         self._say(())
         began_s = time.perf_counter()

@@ -13,7 +13,9 @@ from scipy.signal import lfilter
 
 from baselines.atypicality import (
     FAST,
+    LEARN_NUMBERS,
     MINUTE,
+    SIDE_BY_SIDE,
     TEN_SECONDS,
     Layer,
     Scores,
@@ -23,6 +25,7 @@ from baselines.atypicality import (
     explain_score,
     initial,
     references_of,
+    settle,
     slots_of,
     step,
     times_of,
@@ -331,3 +334,32 @@ def test_degrees_of_unusual() -> None:
     assert sentence("voltage magnitude", "Bus 2", WORDS["misfit"], 9.1) == (
         "voltage magnitude at Bus 2: variability very high, 9.1 sd"
     )
+
+
+def test_a_grid_of_thousands_is_summarised_as_its_parts_are() -> None:
+    """Layers of a large grid are worked on side by side: to the same bits."""
+    told = Settings(RATE, (FAST, Layer("2s", 2, 60)))
+    streams, channels = SIDE_BY_SIDE // 16 + 100, 16
+    values = np.random.default_rng(3).normal(60, 1e-3, (round(4 * RATE), streams, channels)).astype(np.float32)
+    _, whole = score(told, values)
+    half = streams // 2
+    assert half * channels < SIDE_BY_SIDE <= streams * channels
+    for some in (slice(0, half), slice(half, None)):
+        _, part = score(told, values[:, some])
+        for a, b in zip(whole, part, strict=True):
+            assert np.isfinite(b.vectors).any()
+            np.testing.assert_array_equal(a.vectors[:, some], b.vectors)
+            np.testing.assert_array_equal(a.coverage[:, some], b.coverage)
+
+
+def test_streams_that_wait_for_their_turn_learn_at_once_where_nothing_more_comes() -> None:
+    told = Settings(RATE, (Layer("fast", 0, 10),))
+    streams = 3 * LEARN_NUMBERS // (50 * 16)
+    values = np.random.default_rng(4).normal(60, 1e-3, (round(10.5 * RATE), streams, 4)).astype(np.float32)
+    state, scores = score(told, values)
+    learned = state.layers[0].reference.learned
+    assert 0 < learned.sum() < streams
+    assert (scores[0].missing_s[-1] > 0).any(), "who waits is not said to have learned"
+    settled = settle(told, state)
+    assert settled.layers[0].reference.learned.all()
+    assert not state.layers[0].reference.learned.all(), "the state that was given is left as it was"

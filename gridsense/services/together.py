@@ -58,7 +58,7 @@ def run_together(
     Returns
     -------
     Processor
-        Closed.
+        Closed. A `UsageError` says that there is nobody to receive from, or that a recording cannot be served.
     """
     source = _Source(config, stop, note, playing)
     source.start()
@@ -67,8 +67,7 @@ def run_together(
     finally:
         stop.set()
         source.join()
-    if source.trouble is not None:
-        raise source.trouble
+    source.check()
     return processor
 
 
@@ -96,6 +95,11 @@ class _Source(threading.Thread):
             self.ended.set()
             if self.hurried:
                 hurry.start()
+
+    def check(self) -> None:
+        """Raise what ended it too early."""
+        if self.trouble is not None:
+            raise self.trouble
 
     async def _receive(self) -> None:
         simulate, connections = self.config.simulate, [*self.config.gateway.connections]
