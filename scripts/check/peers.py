@@ -1,7 +1,7 @@
 """Checks that other people's C37.118 understands ours, and ours theirs: clients, servers, and tshark on the wire.
 
-Third-party clients read `simulate-pmu`, our gateway reads third-party servers, every number is compared; tshark reads what
-passes between simulator and gateway by every transport. The first run makes `.venv-peers` from hash-locked
+Third-party clients read `simulate-pmu`, our gateway reads third-party servers, every number is compared; tshark reads
+what passes between simulator and gateway by every transport. The first run makes `.venv-peers` from hash-locked
 requirements. The exit status is 1 where anything differs.
 """
 
@@ -29,7 +29,7 @@ try:
     from scripts.peers.environment import EnvironmentMissingError, peers_python
     from scripts.peers.scene import Form, make_scene
     from scripts.peers.sessions import Conversation, PeerError, client_reads, server_is_read
-    from scripts.peers.wire import Seen, tshark_is_there, watch
+    from scripts.peers.wire import Seen, loopback_is_open, tshark_is_there, watch
     from streams.gateway.settings import Transport
 except ImportError:
     own = ROOT / ".venv" / "bin" / "python"
@@ -161,10 +161,16 @@ def look(*, quick: bool, say: Callable[[str], None]) -> Found:
             last = held[kind][-1]
             say(f"{kind} {last.peer}: {last.about}: {len(last.differences)} differences")
     if tshark_is_there():
+        asked = [(INTEGERS, False)] if quick else [(form, False) for form in FORMS]
+        if not quick and loopback_is_open():
+            asked += [(FLOATS, True), (RECTANGULAR_INTEGERS, True)]
+        elif not quick:
+            skipped.append("packets of the system: capturing on the loopback is not allowed; a relay took them down")
         for transport in Transport:
-            for form in (INTEGERS,) if quick else FORMS:
+            for form, live in asked:
                 with tempfile.TemporaryDirectory() as folder:
-                    wires.append(watch(transport, make_scene(form, 3, FRAMES, plain=False), Path(folder)))
+                    scene = make_scene(form, 3, FRAMES, plain=False)
+                    wires.append(watch(transport, scene, Path(folder), live=live))
             say(f"wire {transport}: {sum(wires[-1].theirs.values())} frames, {wires[-1].malformed} malformed")
     else:
         skipped.append("the wire: tshark is not installed (Debian package tshark)")
@@ -178,10 +184,18 @@ def show(console: Console, found: Found) -> None:
         for one in held:
             table.add_row(kind, one.peer, one.about, str(one.frames), "; ".join(one.differences) or "-")
     console.print(table)
-    table = Table("transport", "frames by type, as tshark", "malformed", "differs", title="the wire", box=SIMPLE_HEAD)
+    table = Table(
+        "transport", "taken by", "frames by type, as tshark", "malformed", "differs", title="the wire", box=SIMPLE_HEAD
+    )
     for seen in found.wires:
         types = ", ".join(f"{n} {kind}" for kind, n in seen.theirs.items())
-        table.add_row(str(seen.transport), types, str(seen.malformed), "; ".join(seen.differences) or "-")
+        table.add_row(
+            str(seen.transport),
+            "capture" if seen.live else "relay",
+            types,
+            str(seen.malformed),
+            "; ".join(seen.differences) or "-",
+        )
     console.print(table)
     for line in found.skipped:
         console.print(f"not looked at: {line}", markup=False)
@@ -207,6 +221,7 @@ def as_json(found: Found) -> str:
             "conversations": len(found.clients) + len(found.servers),
             "transports": len({seen.transport for seen in found.wires}),
             "frames_compared": sum(one.frames for one in (*found.clients, *found.servers)),
+            "captured_live": sum(seen.live for seen in found.wires),
             "frames_dissected": sum(sum(seen.theirs.values()) for seen in found.wires),
             "differences": found.differences,
             "malformed": found.malformed,

@@ -2,12 +2,14 @@
 
 In: a transport. Out: how many frames of each type passed, by our own reading of the capture and by tshark's, and what
 tshark finds wrong. What passes is taken down by a relay between the two, which needs no privileges and loses nothing;
-TCP is cut small, so that frames end in the middle of segments. It compares no measured value: a test of the codec does.
+TCP is cut small, so that frames end in the middle of segments. Where it is allowed the system captures instead. It
+compares no measured value: a test of the codec does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import socket
@@ -41,6 +43,7 @@ SPEED = 20.0
 _QUICK = GatewaySettings(answer_s=5.0, tick_s=0.02, flush_s=0.01)
 _TYPES = {0: "data", 1: "header", 2: "cfg1", 3: "cfg2", 4: "command", 5: "cfg3"}
 _GOOD = "1"
+_SETTLE_S = 0.5  # for the last packets to be handed to dumpcap
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ class Seen:
         Packets that tshark cannot make sense of, or reports an error in.
     bad_checksums
         Frames whose check word tshark finds wrong.
+    live
+        Captured by the system, between the two themselves; else by a relay.
     """
 
     transport: Transport
@@ -70,6 +75,7 @@ class Seen:
     theirs: dict[str, int]
     malformed: int
     bad_checksums: int
+    live: bool = False
 
     @property
     def differences(self) -> tuple[str, ...]:
@@ -198,7 +204,7 @@ class UdpRelay(asyncio.DatagramProtocol):
             self.transport.sendto(data, (HOST, self.gateway))
 
 
-def watch(transport: Transport, scene: Scene, folder: Path) -> Seen:
+def watch(transport: Transport, scene: Scene, folder: Path, *, live: bool = False) -> Seen:
     """Let the gateway receive a scene from the simulator, and look at what passed.
 
     Parameters
@@ -209,6 +215,8 @@ def watch(transport: Transport, scene: Scene, folder: Path) -> Seen:
         What is sent.
     folder
         For the file, the log and the capture.
+    live
+        Let the system capture what passes; else a relay takes it down.
 
     Returns
     -------
@@ -220,76 +228,107 @@ def watch(transport: Transport, scene: Scene, folder: Path) -> Seen:
     PeerError
         If the frames do not come, or tshark fails.
     """
-    script = archive(scene, folder)
-    tape = Tape([])
-    sent, received, ports = asyncio.run(_pass(transport, script, scene.frames, tape, folder / "gateway.log"))
-    path = folder / "wire.pcap"
-    tape.write(path)
-    ours = {kind: n for kind, n in summary(path).frames_by_type.items() if n}
-    theirs, malformed, bad = dissect(path, ports)
-    return Seen(transport, sent, received, _by_name(ours), theirs, malformed, bad)
-
-
-def _by_name(ours: dict[str, int]) -> dict[str, int]:
-    return dict(sorted(ours.items()))
-
-
-async def _pass(
-    transport: Transport, file: Path, frames: int, tape: Tape, log: Path
-) -> tuple[int, int, tuple[int, int]]:
-    """Send and receive; data frames sent and received, and the ports of the relays."""
+    script, path, log = archive(scene, folder), folder / "wire.pcap", folder / "gateway.log"
     open_log(log).close()
-    loop = asyncio.get_running_loop()
+    passing = _pass_captured if live else _pass_relayed
+    sent, received, ports = asyncio.run(passing(transport, script, scene.frames, path, log))
+    ours = {kind: n for kind, n in sorted(summary(path).frames_by_type.items()) if n}
+    theirs, malformed, bad = dissect(path, ports)
+    return Seen(transport, sent, received, ours, theirs, malformed, bad, live)
+
+
+async def _pass_relayed(
+    transport: Transport, file: Path, frames: int, path: Path, log: Path
+) -> tuple[int, int, tuple[int, int]]:
+    """Send and receive by relays; data frames sent and received, and the ports of the relays."""
+    tape = Tape([])
     relay = UdpRelay(tape)
-    datagrams, _ = await loop.create_datagram_endpoint(lambda: relay, local_addr=(HOST, 0))
-    simulator = Simulator(
-        read_script([file]),
-        Settings(transport=Served(str(transport)), port=0, udp_port=relay.port, speed=SPEED),
-    )
-    stream = simulator.script.streams[0]
-    peer = ConnectionSettings(SOURCE, HOST, 1, stream.id_code, transport)
-    stop, tcp, gateway = asyncio.Event(), None, None
+    datagrams, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: relay, local_addr=(HOST, 0))
+    simulator = _simulator(transport, file, relay.port)
+    peer = ConnectionSettings(SOURCE, HOST, 1, simulator.script.streams[0].id_code, transport)
+    await simulator.start()
+    port = next(iter(simulator.addresses.values()))[1]
+    tcp = TcpRelay(tape, port)
+    if transport.over_tcp:
+        await tcp.start()
+        peer = replace(peer, port=tcp.port)
+    elif transport.commanded:
+        relay.simulator, peer = port, replace(peer, port=relay.port)
     try:
-        if transport is Transport.UDP:
-            gateway, received = _gateway(peer, log, stop)
-            relay.gateway = await _port_of(gateway)
-        await simulator.start()
-        port = simulator.addresses[stream.name][1]
-        if transport is Transport.UDP_COMMANDED:
-            relay.simulator, peer = port, replace(peer, port=relay.port)
-        elif transport.over_tcp:
-            tcp = TcpRelay(tape, port)
-            await tcp.start()
-            peer = replace(peer, port=tcp.port)
-        if gateway is None:
-            gateway, received = _gateway(peer, log, stop)
-            if transport is Transport.TCP_UDP:
-                relay.gateway = await _port_of(gateway)
-        running = asyncio.create_task(simulator.run())
+        counts = await _exchange(simulator, peer, frames, log, relay=relay, tcp=tcp)
+    finally:
+        datagrams.close()
+        await simulator.close()
+    tape.write(path)
+    return *counts, (tcp.port, relay.port)
+
+
+async def _pass_captured(
+    transport: Transport, file: Path, frames: int, path: Path, log: Path
+) -> tuple[int, int, tuple[int, int]]:
+    """Send and receive while the system captures; data frames sent and received, and the ports."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind((HOST, 0))
+        udp_port = free.getsockname()[1]
+    simulator = _simulator(transport, file, udp_port)
+    await simulator.start()
+    port = next(iter(simulator.addresses.values()))[1]
+    peer = ConnectionSettings(SOURCE, HOST, port, simulator.script.streams[0].id_code, transport)
+    if transport in (Transport.UDP, Transport.TCP_UDP):
+        peer = replace(peer, udp_port=udp_port)
+    ports = port if transport.over_tcp else 0, port if transport is Transport.UDP_COMMANDED else udp_port
+    wanted = " or ".join(f"port {p}" for p in {*ports} - {0})
+    capture = await asyncio.create_subprocess_exec(
+        "dumpcap", "-q", "-P", "-i", "lo", "-f", wanted, "-w", path, stderr=subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while b"File:" not in await capture.stderr.readline():  # it captures once it says where to
+                if capture.returncode is not None:
+                    raise PeerError("dumpcap cannot capture on the loopback")
+        counts = await _exchange(simulator, peer, frames, log)
+        await asyncio.sleep(_SETTLE_S)
+    finally:
+        capture.terminate()
+        await capture.communicate()
+        await simulator.close()
+    return *counts, ports
+
+
+def _simulator(transport: Transport, file: Path, udp_port: int) -> Simulator:
+    settings = Settings(transport=Served(str(transport)), port=0, udp_port=udp_port, speed=SPEED)
+    return Simulator(read_script([file]), settings)
+
+
+async def _exchange(
+    simulator: Simulator,
+    peer: ConnectionSettings,
+    frames: int,
+    log: Path,
+    *,
+    relay: UdpRelay | None = None,
+    tcp: TcpRelay | None = None,
+) -> tuple[int, int]:
+    """Run both sides until all has come; data frames sent and received."""
+    stop = asyncio.Event()
+    gateway = Gateway(partial(open_log, log), [peer], _QUICK, chance=random.Random(1))  # noqa: S311 - no secret
+    receiving = asyncio.create_task(gateway.run(stop))
+    sending = None
+    try:
+        if peer.transport in (Transport.UDP, Transport.TCP_UDP):
+            await _until(lambda: gateway.status()[0].local_port > 0, gateway)
+            if relay is not None:
+                relay.gateway = gateway.status()[0].local_port
+        sending = asyncio.create_task(simulator.run())
         await _until(lambda: gateway.status()[0].counts.frames >= frames, gateway)
+    finally:
         stop.set()
-        await received
+        await receiving
         if tcp is not None:
             await tcp.close()
         simulator.stop()
-        counts = await running
-    finally:
-        stop.set()
-        datagrams.close()
-        await simulator.close()
-        await asyncio.sleep(0)
-    return counts.sent, gateway.status()[0].counts.frames, (tcp.port if tcp else 0, relay.port)
-
-
-def _gateway(peer: ConnectionSettings, log: Path, stop: asyncio.Event) -> tuple[Gateway, asyncio.Task[None]]:
-    gateway = Gateway(partial(open_log, log), [peer], _QUICK, chance=random.Random(1))  # noqa: S311 - no secret
-    return gateway, asyncio.create_task(gateway.run(stop))
-
-
-async def _port_of(gateway: Gateway) -> int:
-    """Wait for the local port of the gateway's datagrams."""
-    await _until(lambda: gateway.status()[0].local_port > 0, gateway)
-    return gateway.status()[0].local_port
+        counts = await sending if sending else simulator.counts
+    return counts.sent, gateway.status()[0].counts.frames
 
 
 async def _until(done: Callable[[], bool], gateway: Gateway) -> None:
@@ -302,6 +341,20 @@ async def _until(done: Callable[[], bool], gateway: Gateway) -> None:
         raise PeerError(
             f"{status.counts.frames} frames came within {PATIENCE_S:g} s; {status.state}: {status.error}"
         ) from None
+
+
+def loopback_is_open() -> bool:
+    """Tell whether this user may capture on the loopback.
+
+    Returns
+    -------
+    bool
+        By trying.
+    """
+    if shutil.which("dumpcap") is None:
+        return False
+    command = ["dumpcap", "-q", "-i", "lo", "-f", "port 4712", "-a", "duration:1", "-w", os.devnull]
+    return subprocess.run(command, check=False, capture_output=True, timeout=PATIENCE_S).returncode == 0
 
 
 def tshark_is_there() -> bool:
