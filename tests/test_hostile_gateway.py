@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scripts.check.hostile import (
@@ -64,9 +64,10 @@ async def beside(
     log: MemoryLog,
     enough: Callable[[dict[str, Any]], bool],
     *,
+    paused: bool = False,
     after: Callable[[Gateway], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Let a good PMU send a few frames, go on when there is enough of the attacks, let it send some more."""
+    """Let a good PMU send a few frames, go on when there is enough of the attacks (the first paused), let it send some more."""
     go_on = asyncio.Event()
     script: list[Step] = [Expect(Command.SEND_CFG3), Send(CFG), Expect(Command.DATA_ON)]
     script += [Send(frames(n, 1)) for n in range(20)] + [Wait(go_on), Send(frames(20, 20))]
@@ -77,6 +78,8 @@ async def beside(
         task = asyncio.create_task(gateway.run(stop))
         try:
             await until(lambda: enough(told(gateway)))
+            if paused:
+                await until(lambda: not gateway._connections[0]._tcp.is_reading())
             go_on.set()
             await until(lambda: told(gateway)["good"]["counts"]["frames"] == 40)
             status = told(gateway)
@@ -122,7 +125,7 @@ def test_what_comes_in_vain_between_two_ticks_is_bounded() -> None:
     def seen(status: dict[str, Any]) -> bool:
         return bool(status[attack.name]["counts"]["refused"]["crc"])
 
-    status = asyncio.run(beside([attack], NO_TICK, MemoryLog(), seen))
+    status = asyncio.run(beside([attack], NO_TICK, MemoryLog(), seen, paused=True))
     refused = status[attack.name]["counts"]["refused_bytes"]
     assert refused < VAIN_BYTES + READ_BYTES, "it would send without end"
 
@@ -139,7 +142,7 @@ def test_who_floods_while_the_log_is_behind_is_read_slowly() -> None:
         assert gateway.totals().gathered_bytes < limits.buffer_bytes
         assert gateway.totals().counts.dropped_frames == 0
 
-    status = asyncio.run(beside([attack], limits, log, seen, after=room))
+    status = asyncio.run(beside([attack], limits, log, seen, paused=True, after=room))
     # a quarter of the bound, and what one more read brings
     assert status[attack.name]["counts"]["frames_bytes"] < limits.buffer_bytes // 4 + SHARE_BYTES
 
@@ -189,6 +192,8 @@ BYTES = st.sampled_from([b"\xaa", b"\x00", b"\x01", b"\x0f", b"\x10", b"\x31", b
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(BYTES, max_size=40).map(b"".join), st.lists(BYTES, min_size=6, max_size=6).map(b"".join))
+@example(b"\xaa\x01\x00\x10", bytes(6))
+@example(b"\xaa\x5f\x00", b"\x10" * 6)
 def test_no_start_of_a_frame_is_stepped_over(data: bytes, more: bytes) -> None:
     framer = Framer(1 << 18)
     for at in range(len(data)):
