@@ -67,7 +67,7 @@ async def beside(
     paused: bool = False,
     after: Callable[[Gateway], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Let a good PMU send a few frames, go on when there is enough of the attacks (the first paused), let it send some more."""
+    """A good PMU sends a few frames, and more when there is enough of the attacks (and the first is paused)."""
     go_on = asyncio.Event()
     script: list[Step] = [Expect(Command.SEND_CFG3), Send(CFG), Expect(Command.DATA_ON)]
     script += [Send(frames(n, 1)) for n in range(20)] + [Wait(go_on), Send(frames(20, 20))]
