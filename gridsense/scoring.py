@@ -158,7 +158,7 @@ class Scorers:
         state
             Where the last step ended.
         block
-            Derived signals, at least one frame, next on the grid.
+            Derived signals, at least one frame, consecutive on the grid, after those before.
         codes
             `(T, S)`: the `Reason` for which a frame of a PMU is refused, else 0.
 
@@ -170,14 +170,14 @@ class Scorers:
         hop, good = self.settings.hop, block.good
         scorer, layers = atypicality.step(self.settings, state.scorer, block.time_ns, block.values, good)
         fresh = np.where(good, block.values, np.float32(np.nan))
-        # The first tick of a stream has begun before it: fill it up, so that every tick is whole.
-        slot = int(atypicality.slots_of(self.settings, block.time_ns[:1])[0])
-        absent = 0 if len(state.signals) else (slot - 1) % hop
+        # What the scorers count as missing, before the first block or in a gap, is filled up: every tick is whole.
+        ticks = len(layers[0].time_ns)
+        whole = ticks * hop
+        begun = int(atypicality.slots_of(self.settings, block.time_ns[-1:])[0]) % hop
+        absent = whole + begun - len(state.signals) - len(fresh)
         pad = np.full((absent, *fresh.shape[1:]), np.nan, np.float32)
         signals = np.concatenate([state.signals, pad, fresh])
         all_codes = np.concatenate([state.codes, np.zeros((absent, codes.shape[1]), np.uint8), codes])
-        ticks = len(layers[0].time_ns)
-        whole = ticks * hop
         frames = signals[:whole].reshape(ticks, hop, *signals.shape[1:])
         refused = (all_codes[:whole] != 0).reshape(ticks, hop, all_codes.shape[1]).all(axis=1)
         time_ns = layers[0].time_ns

@@ -605,6 +605,17 @@ class _Work:
             count = start + int(np.argmax(np.append(open_, True)))
         return max(count, 0)
 
+    def force(self, slot: int) -> list[Aligned]:
+        """Take the wall clock's word for the newest slot; where nobody looked at it for long, a new run begins."""
+        self.forced = max(self.forced, slot)
+        out: list[Aligned] = []
+        if self.forced - self.newest > self.wait.gap:
+            _log.warning("the wall clock is %d slots further: a new run begins", self.forced - self.newest)
+            out = self.take(max(self.newest + 1 - self.base, 0))
+            self.base, self.started = self.forced, False
+        self.newest = max(self.newest, self.forced)
+        return out
+
     def take(self, count: int) -> list[Aligned]:
         """Close the first `count` open slots and hand them out."""
         if not count:
@@ -662,7 +673,7 @@ def step(
     -------
     tuple[AlignState, tuple[Aligned, ...]]
         The next state, and nearly always none or one run of slots. Each run follows the one before without a gap,
-        unless everybody's time jumped by more than `gap_s`.
+        unless everybody's time, or the clock between two calls, jumped by more than `gap_s`.
 
     Raises
     ------
@@ -777,8 +788,7 @@ def _advance(
     if now_ns is not None:
         passed = now_ns - mark_arrival - wait.force_ns
         if passed > 0:
-            work.forced = max(work.forced, mark_slot + wait.grid.slots(passed))
-            work.newest = max(work.newest, work.forced)
+            runs += work.force(mark_slot + wait.grid.slots(passed))
     runs += work.take(max(work.newest + 1 - work.base, 0) if end else work.closable(clock))
 
     claim = state.claim.copy()

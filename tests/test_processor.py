@@ -7,11 +7,13 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gridsense import detect as detecting
+from gridsense import sources
 from gridsense.errors import StoreError
 from gridsense.intake import Intake
 from gridsense.pipeline import Pipeline
@@ -265,6 +267,73 @@ def test_time_passes_when_nothing_comes(tmp_path: Path) -> None:
     assert {cause for cause, _ in kinds} == {"comms"}
     judged = sum(len(o.judged.time_ns) for step in told.steps for o in step.outputs)
     assert judged > 5 * 30 + 60
+
+
+def test_a_pause_of_months_is_no_time_to_fill(tmp_path: Path) -> None:
+    """Nobody wrote and nobody read for long: the first mark closes what was open, and what comes then is a new run."""
+    pause_ns = 300 * 86_400 * 10**9
+    log, told = open_log(tmp_path / "log.db"), Told()
+    some = [r for r in records() if r.time_ns < records()[0].time_ns + 5e9]
+    log.append(FRAMES, some)
+    processor = Processor(SETTINGS, log, tmp_path / "events.db", [told], lambda: some[-1].time_ns + pause_ns)
+    processor.open()
+    drained(processor)
+    processor.mark_time()
+    drained(processor)
+    north, south = small_grid("north", 1, 4, 1, seconds=8), small_grid("south", 5, 3, 2, seconds=8)
+    later = [replace(b, time_ns=b.time_ns + pause_ns, arrival_ns=b.arrival_ns + pause_ns) for b in (north, south)]
+    log.append(FRAMES, [r for r in recorded(later) if r.time_ns >= some[-1].time_ns + pause_ns])
+    drained(processor)
+    processor.finish()
+    processor.close()
+    log.close()
+    judged = np.concatenate([o.judged.time_ns for step in told.steps for o in step.outputs])
+    assert len(judged) == pytest.approx(8 * 30, abs=60)
+    assert np.all(np.diff(judged) > 0)
+
+
+@pytest.mark.parametrize("pause_s", [59, 70, 86_400])
+def test_a_gap_of_any_length_is_passed(pause_s: int) -> None:
+    """The gateway was away: whatever the cuts, the same is judged, and ticks are whole again after it."""
+    first = small_grid("north", 1, 4, 1, seconds=8)
+    second = replace(first, time_ns=first.time_ns + pause_s * 10**9, arrival_ns=first.arrival_ns + pause_s * 10**9)
+
+    def judged(frames: int) -> list[tuple[int, bytes]]:
+        pipeline = Pipeline(replace(PIPELINE, learn_s=2.0))
+        parts = [sources.cut(b, np.arange(240) // frames == n) for b in (first, second) for n in range(240 // frames)]
+        outputs = [o for part in parts for o in pipeline.feed([("north", part)])] + pipeline.finish()
+        for o in outputs:
+            assert o.scored.ticks.time_ns.shape[:1] == o.scored.ticks.signals.shape[:1]
+        return [
+            (t, v.tobytes()) for o in outputs for t, v in zip(o.judged.time_ns.tolist(), o.judged.values, strict=True)
+        ]
+
+    whole = judged(240)
+    assert whole == judged(16)
+    assert len(whole) == (480 if pause_s > 60 else 240 + pause_s * 30)
+
+
+def test_arrivals_at_the_same_moment_stand_in_the_order_of_the_log(tmp_path: Path) -> None:
+    """Both sources' records carry the same times; one falls silent and comes back: no cut may change what is said."""
+    first_ns = records()[0].time_ns
+    some = [r for r in records() if r.key == "north" or not 30e9 <= r.time_ns - first_ns < 34e9]
+    some = [r for r in some if r.time_ns < first_ns + 40e9]
+    south_first = next(n for n in range(400, 500) if some[n].key == "south" and some[n - 1].key == "north")
+
+    def said(name: str, cut: int) -> list[str]:
+        log = open_log(tmp_path / f"{name}.log")
+        processor = Processor(replace(SETTINGS, snapshot_s=1e9), log, tmp_path / name)
+        processor.open()
+        for part in (some[:cut], some[cut:]):
+            log.append(FRAMES, part)
+            drained(processor)
+        processor.finish()
+        processor.close()
+        log.close()
+        return ended(tmp_path / name)
+
+    assert len(said("whole", 0)) == 2
+    assert said("cut", south_first) == said("whole again", 0)
 
 
 def test_a_source_at_another_rate_is_refused_and_counted(tmp_path: Path) -> None:
