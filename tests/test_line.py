@@ -27,10 +27,11 @@ from gridsense.services.receiving import receive
 from gridsense.services.together import run_together, served
 from gridsense.simulator.script import read_script
 from gridsense.simulator.server import Counts, Settings, Simulator, Transport
-from gridsense.sources import open_source
+from gridsense.sources import open_source, read_rounds
 from gridsense.store import EventStore
 from scripts.check import line
 from scripts.check.line import Counted, Events, Run, Sent, Told, compare, free_ports, promises, stored
+from streams.archives import write_parquet
 from streams.gateway.status import ConnectionStatus, State, Totals
 from streams.log import FRAMES
 from streams.sqlite_log import open_log
@@ -276,7 +277,7 @@ EXPECTED: Events = dict([told("a", 10.0), told("b", 20.0, "data"), told("c", 30.
 
 def test_what_lasts_at_the_end_of_the_file_may_end_live() -> None:
     tcp = {**EXPECTED, **dict([told("c", 30.0, text="ended"), told("d", 40.1, "comms")])}
-    found = compare(EXPECTED, tcp, EXPECTED, 40.0)
+    found = compare(EXPECTED, EXPECTED, tcp, EXPECTED, 40.0)
     assert (found.events, found.differing, found.missing, found.unexpected) == (3, 0, 0, 0)
     assert (found.added_after_end, found.added_causes) == (1, {"comms": 1})
     assert found.udp_grid_equal
@@ -292,7 +293,7 @@ def test_what_lasts_at_the_end_of_the_file_may_end_live() -> None:
     ],
 )
 def test_every_difference_is_found(tcp: Events, figures: tuple[int, int, int]) -> None:
-    found = compare(EXPECTED, tcp, EXPECTED, 40.0)
+    found = compare(EXPECTED, EXPECTED, tcp, EXPECTED, 40.0)
     assert (found.differing, found.missing, found.unexpected) == figures
     run = Run(tcp, Sent(100, 100, 0, 0, 0, 1), Counted(100, 100, {}), 1.0)
     assert [p.kept for p in promises(found, run, run, 0)].count(False) == 1
@@ -324,14 +325,34 @@ def test_other_grid_events_are_no_equal_ones(udp: Events) -> None:
     ],
 )
 def test_a_frame_that_is_counted_wrong_breaks_a_promise(sent: Sent, counted: Counted) -> None:
-    figures = compare(EXPECTED, EXPECTED, EXPECTED, 40.0)
+    figures = compare(EXPECTED, EXPECTED, EXPECTED, EXPECTED, 40.0)
     good = Run(EXPECTED, sent, Counted(100, 100, {"duplicate": 2}), 1.0)
     assert not any(p.kept is False for p in promises(figures, good, good, 0))
     assert any(p.kept is False for p in promises(figures, good, replace(good, counted=counted), 0))
 
 
+def test_an_archive_whose_events_begin_otherwise_breaks_a_promise() -> None:
+    file = {**EXPECTED, **dict([told("a", 10.1)])}
+    found = compare(file, EXPECTED, EXPECTED, EXPECTED, 40.0)
+    run = Run(EXPECTED, Sent(100, 100, 0, 0, 0, 1), Counted(100, 100, {}), 1.0)
+    assert not found.begun_equal
+    assert [p.kept for p in promises(found, run, run, 0)].count(False) == 1
+
+
+def test_an_archive_is_what_is_sent_of_it(tmp_path: Path) -> None:
+    grid = small_grid("north", 1, 2, 1, seconds=1)
+    write_parquet(tmp_path / "grid.parquet", grid)
+    paths = line.as_sent(tmp_path / "grid.parquet", tmp_path)
+    assert [path.name for path in paths] == ["north.c37118"]
+    assert line.as_sent(paths[0], tmp_path) == paths
+    (together,) = read_rounds([open_source(paths[0])])
+    ((name, batch),) = together
+    assert name == "north.c37118#1"
+    assert np.allclose(batch.values[..., :3], grid.values, rtol=1e-6)
+
+
 def test_a_source_that_comes_back_may_lose_one_frame() -> None:
-    figures = compare(EXPECTED, EXPECTED, EXPECTED, 40.0)
+    figures = compare(EXPECTED, EXPECTED, EXPECTED, EXPECTED, 40.0)
     run = Run(EXPECTED, Sent(100, 100, 0, 0, 0, 1), Counted(100, 100, {"late": 1}), 1.0)
     assert all(p.kept is not False for p in promises(figures, run, run, 1))
     assert [p.kept for p in promises(figures, run, run, 0)].count(False) == 2

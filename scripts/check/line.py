@@ -2,8 +2,8 @@
 
 A recording is served by `gridsense simulate-pmu`, received by `gridsense gateway` into the log, and processed by
 `gridsense run`, each a process of its own: once over TCP, and at the same time over UDP with datagrams lost, doubled
-and put behind each other. Both are held against `gridsense detect` on the file. The exit status is 1 where a promise
-is broken.
+and put behind each other. Both are held against `gridsense detect` on the file, on an archive as it is sent. The exit
+status is 1 where a promise is broken.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 try:
-    import pyarrow.parquet as pq
     from prometheus_client.parser import text_string_to_metric_families
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -47,7 +46,8 @@ try:
     from gridsense.store import EventStore
     from scripts.check.corpus import BUNDLE, VERDICTS, CheckError, Promise, exit_status
     from streams.align import AlignSettings
-    from streams.channels import Quantity
+    from streams.archives import is_archive
+    from streams.c37118.configuration import encode_configuration
     from streams.errors import StreamsError
 except ImportError:
     own = ROOT / ".venv" / "bin" / "python"
@@ -173,13 +173,15 @@ class Figures:
     Attributes
     ----------
     events
-        Of `gridsense detect`.
+        Of `gridsense detect` on what is sent.
     differing, missing, unexpected
         Of these over TCP: told in other words; not told; and told before the end though `detect` does not know them.
     added_after_end
         Events over TCP whose onset is after the last frame: all have fallen silent.
     added_causes
         Their causes.
+    begun_equal
+        The events of the recording as it is begin the same: onset, cause, kind and first PMU.
     udp_grid_equal
         Over UDP the same events of the grid: cause, kind and first PMU, the onset within a tick.
     udp_other
@@ -193,17 +195,20 @@ class Figures:
     unexpected: int
     added_after_end: int
     added_causes: dict[str, int]
+    begun_equal: bool
     udp_grid_equal: bool
     udp_other: int
 
 
-def compare(expected: Events, tcp: Events, udp: Events, end_s: float) -> Figures:
+def compare(file: Events, expected: Events, tcp: Events, udp: Events, end_s: float) -> Figures:
     """Hold the events of both runs against those of the file.
 
     Parameters
     ----------
+    file
+        Of `gridsense detect` on the recording as it is.
     expected
-        Of `gridsense detect`.
+        Of `gridsense detect` on what is sent of it.
     tcp, udp
         Of the live runs.
     end_s
@@ -231,6 +236,7 @@ def compare(expected: Events, tcp: Events, udp: Events, end_s: float) -> Figures
         unexpected=len(before.keys() - expected.keys()),
         added_after_end=len(after),
         added_causes=dict(Counter(event.cause for event in after)),
+        begun_equal=sorted(map(begun, file.values())) == sorted(map(begun, expected.values())),
         udp_grid_equal=same_grid(expected, udp),
         udp_other=sum(map(abs, others.values())),
     )
@@ -289,6 +295,11 @@ def promises(f: Figures, tcp: Run, udp: Run, returns: int) -> list[Promise]:
             kept=wrong == 0 if f.events else None,
         ),
         Promise(
+            "the events of the file as it is begin the same: onset, cause, kind, first PMU",
+            "equal" if f.begun_equal else "others",
+            kept=f.begun_equal,
+        ),
+        Promise(
             "what is added after the end tells of the silence",
             ", ".join(f"{n} {cause}" for cause, n in f.added_causes.items()) or "nothing",
             kept=set(f.added_causes) <= {"comms"} if f.added_after_end else None,
@@ -327,7 +338,7 @@ class Course:
 
     Attributes
     ----------
-    recording
+    files
         What is served.
     speed
         Times real time.
@@ -337,7 +348,7 @@ class Course:
         Set when the check ends before its time.
     """
 
-    recording: Path
+    files: Sequence[Path]
     speed: float
     seed: int
     stopped: threading.Event
@@ -352,7 +363,8 @@ class Course:
 
         At a greater speed a hiccup of the machine is a longer time of the recording: more lateness is granted.
         """
-        lines = [f"name = {json.dumps(self.recording.stem, ensure_ascii=False)}", ""]
+        name = "+".join(path.stem for path in self.files)  # as `detect` calls what is watched
+        lines = [f"name = {json.dumps(name, ensure_ascii=False)}", ""]
         if self.speed > 1:
             lines += ["[align]", f"lateness = {2 * self.speed:g}", f"dead = {self.dead_s:g}", ""]
         return "\n".join(lines)
@@ -373,7 +385,7 @@ class Line:
 
     def __init__(self, folder: Path, transport: str, course: Course) -> None:
         self.folder, self.transport, self.course = folder, transport, course
-        self.streams = read_script([course.recording]).streams
+        self.streams = read_script(course.files).streams
         self.port = free_ports(len(self.streams), transport)
         self.ports = {"gateway": free_ports(1, "tcp"), "processor": free_ports(1, "tcp")}
 
@@ -431,7 +443,7 @@ class Line:
 
     def _serving(self) -> list[str]:
         course = self.course
-        options = [str(course.recording), "--transport", self.transport, "--speed", f"{course.speed:g}"]
+        options = [*map(str, course.files), "--transport", self.transport, "--speed", f"{course.speed:g}"]
         if self.transport != "udp":
             return [*options, "--port", str(self.port)]
         faults = [word for name, share in FAULTS.items() for word in (f"--{name}", f"{share}")]
@@ -519,34 +531,36 @@ class Line:
         return sent
 
 
-def as_sent(recording: Path, folder: Path) -> Path:
-    """Leave away what C37.118 cannot say: the nominal voltages and currents of an archive.
+def as_sent(recording: Path, folder: Path) -> list[Path]:
+    """Write down, a capture a stream, what an archive is when it is sent.
 
-    Without them a magnitude's base is learned from its first second, and the scores are others by a few per cent.
+    An archive holds more than C37.118 can say: nominal voltages and currents, and angles in degrees that are rounded
+    when they become radians. The scores of what is sent are others by a few per cent, wherever it is processed.
 
     Parameters
     ----------
     recording
-        A capture, or an archive in Parquet.
+        A capture, or an archive.
     folder
-        For the archive without.
+        For the captures.
 
     Returns
     -------
-    Path
-        The recording itself, where nothing is to be left away.
+    list[Path]
+        The recording itself where it is a capture.
     """
-    if recording.suffix != ".parquet":
-        return recording
-    table = pq.read_table(recording)
-    metadata = table.schema.metadata or {}
-    about = json.loads(metadata.get(b"gridsense", b"{}"))
-    for channel in (c for pmu in about.get("pmus", ()) for c in pmu["channels"]):
-        if channel["quantity"] in (Quantity.VOLTAGE_MAGNITUDE, Quantity.CURRENT_MAGNITUDE):
-            channel["nominal"] = None
-    bare = folder / recording.name
-    pq.write_table(table.replace_schema_metadata({**metadata, b"gridsense": json.dumps(about)}), bare)
-    return bare
+    if not is_archive(recording):
+        return [recording]
+    script = read_script([recording])
+    paths = [folder / f"{stream.name}.c37118" for stream in script.streams]
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("wb")) for path in paths]
+        for file, stream in zip(files, script.streams, strict=True):
+            file.writelines(encode_configuration(stream.configuration))
+        for pieces in script.rounds():
+            for piece in pieces:
+                files[piece.stream].write(piece.octets.tobytes())
+    return paths
 
 
 def free_ports(count: int, transport: str) -> int:
@@ -604,13 +618,13 @@ def stored(path: Path) -> Events:
     return out
 
 
-def detected(recording: Path, folder: Path) -> Events:
-    """Let `gridsense detect` find the events of a file.
+def detected(files: Sequence[Path], folder: Path) -> Events:
+    """Let `gridsense detect` find the events of files.
 
     Parameters
     ----------
-    recording
-        The file.
+    files
+        Side by side.
     folder
         A new one, for the store.
 
@@ -625,7 +639,7 @@ def detected(recording: Path, folder: Path) -> Events:
         If it fails.
     """
     folder.mkdir(parents=True)
-    command = [*GRIDSENSE, "detect", str(recording), "--store", str(folder / "gridsense.db")]
+    command = [*GRIDSENSE, "detect", *map(str, files), "--store", str(folder / "gridsense.db")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CheckError(done.stderr.strip())
@@ -633,12 +647,12 @@ def detected(recording: Path, folder: Path) -> Events:
 
 
 def detected_as(course: Course, folder: Path) -> Events:
-    """Find the events of a file as `gridsense detect` does, with settings that it has no options for.
+    """Find the events of files as `gridsense detect` does, with settings that it has no options for.
 
     Parameters
     ----------
     course
-        Names the file and the settings.
+        Names the files and the settings.
     folder
         A new one, for the store.
 
@@ -652,7 +666,9 @@ def detected_as(course: Course, folder: Path) -> Events:
     configuration.write_text(course.settings())
     settings = load(configuration).config.pipeline_settings()
     with EventStore(folder / "gridsense.db") as store:
-        detecting.detect(settings, [open_source(course.recording)], None, [detecting.Memory(store)], lambda _: None)
+        detecting.detect(
+            settings, [open_source(path) for path in course.files], None, [detecting.Memory(store)], lambda _: None
+        )
     return stored(folder / "gridsense.db")
 
 
@@ -673,13 +689,13 @@ class Recording:
     returns: int
 
 
-def looked_through(path: Path, dead_s: float) -> Recording:
-    """Read a recording's time stamps.
+def looked_through(files: Sequence[Path], dead_s: float) -> Recording:
+    """Read the time stamps of files.
 
     Parameters
     ----------
-    path
-        The file.
+    files
+        Side by side.
     dead_s
         After so much silence a source is given up.
 
@@ -690,7 +706,7 @@ def looked_through(path: Path, dead_s: float) -> Recording:
     """
     newest: dict[str, int] = {}
     returns = 0
-    for together in read_rounds([open_source(path)]):
+    for together in read_rounds([open_source(path) for path in files]):
         for name, batch in together:
             times = [newest.get(name, int(batch.time_ns[0])), *batch.time_ns.tolist()]
             returns += sum(b - a > dead_s * 1e9 for a, b in itertools.pairwise(times))
@@ -778,6 +794,7 @@ def as_json(f: Figures, tcp: Run, udp: Run, found: Sequence[Promise]) -> str:
             "unexpected": f.unexpected,
             "added_after_end": f.added_after_end,
             "added_causes": f.added_causes,
+            "begun_equal": f.begun_equal,
             "udp_grid_equal": f.udp_grid_equal,
             "udp_other": f.udp_other,
             "frames": tcp.sent.played,
@@ -821,16 +838,15 @@ def main(arguments: Sequence[str]) -> int:
             folder.mkdir(parents=True, exist_ok=True)
             folder = folder.absolute()
             course = Course(as_sent(args.file.absolute(), folder), speed, args.seed, threading.Event())
-            expected = (
-                detected_as(course, folder / "file") if speed > 1 else detected(course.recording, folder / "file")
-            )
+            archive = detected([args.file.absolute()], folder / "archive")
+            expected = detected_as(course, folder / "file") if speed > 1 else detected(course.files, folder / "file")
             aside.print(f"detect: {len(expected)} events; now live over TCP and UDP at speed {speed:g}")
-            recording = looked_through(course.recording, course.dead_s)
+            recording = looked_through(course.files, course.dead_s)
             tcp, udp = run_both(folder, course)
     except (CheckError, GridSenseError, StreamsError, OSError, subprocess.TimeoutExpired) as error:
         print(f"line: {error}", file=sys.stderr)
         return 2
-    figures = compare(expected, tcp.events, udp.events, recording.end_s)
+    figures = compare(archive, expected, tcp.events, udp.events, recording.end_s)
     found = promises(figures, tcp, udp, recording.returns)
     show(expected, tcp, udp, recording.end_s, found)
     if args.json:
