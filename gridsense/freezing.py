@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gridsense.errors import StoreError
-from streams.channels import ChannelTable
+from streams.channels import ChannelTable, Pmu
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ def freeze(tree: object, apart: tuple[type, ...], packed: Packed) -> Frozen:  # 
         if id(value) not in used:
             tables[id(value)] = len(tables)
             known = packed.get(id(value))
-            used[id(value)] = known or (value, msgspec.msgpack.encode([walk(pmu) for pmu in value.pmus]))
+            used[id(value)] = known or (value, msgspec.msgpack.encode(value.pmus))
         return tables[id(value)]
 
     def walk(value: object) -> object:  # noqa: PLR0911 (a case for each kind)
@@ -141,8 +141,7 @@ def thaw(kind: type[T], frozen: Frozen, apart: Mapping[type, object], known: tup
         equal = {table: table for table in known}
         tables = []
         for octets in pmus:
-            rows = msgspec.msgpack.decode(octets)
-            table = ChannelTable(_thawed(_hints(ChannelTable)["pmus"], rows, _Known(frozen.arrays, {}, [])))
+            table = ChannelTable(msgspec.msgpack.decode(octets, type=tuple[Pmu, ...]))
             tables.append(equal.get(table, table))
         state: T = _thawed(kind, body, _Known(frozen.arrays, apart, tables))
     except (msgspec.DecodeError, ValueError, TypeError, LookupError) as error:
