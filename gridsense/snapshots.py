@@ -8,6 +8,7 @@ not wait; then one transaction makes the snapshot valid: before it there is none
 from __future__ import annotations
 
 import sqlite3
+import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ KEPT = 2
 
 PIECE_BYTES = 1 << 22
 """Bytes of an array that are written in one transaction: what an event waits for at most."""
+
+BREATH_S = 0.005
+"""Pause between two pieces, in which an event that waits gets its turn."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS snapshot (
@@ -186,6 +190,8 @@ class Snapshots:
             connection.execute(
                 "INSERT INTO snapshot_piece VALUES (?, ?, ?)", (number, piece, octets[at : at + PIECE_BYTES])
             )
+            if at:
+                time.sleep(BREATH_S)
         return _Stored(number, array.dtype.str, array.shape, zlib.crc32(octets))
 
     def _tidy(self, connection: sqlite3.Connection) -> None:

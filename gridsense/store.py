@@ -95,6 +95,8 @@ class EventStore:
             (e.id, e.onset_ns, e.raised_ns, e.end_ns, e.cause, e.kind, e.minus_ln_p, cloudevent(e).decode())
             for e in events
         ]
+        if not rows:
+            return
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany(_PUT, rows)
