@@ -165,6 +165,11 @@ class Intake:
             yield from self._joined()
 
     @property
+    def rate_hz(self) -> float:
+        """Reporting rate of all, frames a second; 0 before the first frame."""
+        return self._rate_hz
+
+    @property
     def settled(self) -> bool:
         """Nobody waits to join: what is remembered can be taken down."""
         return not self._joining

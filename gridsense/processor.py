@@ -43,7 +43,8 @@ _FORM = 1
 DEAD_BYTES = 1024
 """Of a frame that could not be used, this much is put aside."""
 
-
+_BRISK_HZ = 12.0
+"""At this rate three frames come in 0.25 s."""
 _WAITING = 1 << 20
 """Frames whose arrival is remembered at most while they wait for a tick."""
 
@@ -59,7 +60,8 @@ class Settings:
     snapshot_s
         Seconds from one snapshot to the next: how much of the log is read again after a crash, at most.
     idle_s
-        Nothing having come for so long, the processor writes into the log what time it is: windows close on it.
+        Nothing having come for so long, the processor writes into the log what time it is: windows close on it. Longer
+        in proportion where fewer than `_BRISK_HZ` frames a second are reported: between two of them nothing is idle.
     pace_s
         Seconds from one reading to the next where there is little to do: what comes in between is worked on together.
     """
@@ -221,7 +223,8 @@ class Processor:
 
         A log that is full takes no mark: windows stay open until there is room.
         """
-        if time.monotonic() - self._came_s < self.settings.idle_s or not self.intake.clock_ns:
+        idle_s = self.settings.idle_s * max(1.0, _BRISK_HZ / (self.intake.rate_hz or _BRISK_HZ))
+        if time.monotonic() - self._came_s < idle_s or not self.intake.clock_ns:
             return
         self._came_s = time.monotonic()
         now_ns = max(self._now_ns(), self.intake.clock_ns + round(self.settings.idle_s * 1e9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -267,6 +268,26 @@ def test_time_passes_when_nothing_comes(tmp_path: Path) -> None:
     assert {cause for cause, _ in kinds} == {"comms"}
     judged = sum(len(o.judged.time_ns) for step in told.steps for o in step.outputs)
     assert judged > 5 * 30 + 60
+
+
+@pytest.mark.parametrize(("rate", "silent_s", "marks"), [(30, 120.0, 1), (1, 120.0, 0), (1, 1260.0, 1)])
+def test_between_two_frames_of_a_slow_stream_no_time_is_marked(
+    tmp_path: Path, rate: int, silent_s: float, marks: int
+) -> None:
+    """Else a clock that was ahead for a moment would be carried on by the marks, and all frames be late for ever."""
+    batch = small_grid("north", 1, 2, 1, seconds=20)
+    batch = replace(sources.cut(batch, np.arange(600) % (30 // rate) == 0), rate_hz=float(rate))
+    log = open_log(tmp_path / "log.db")
+    log.append(FRAMES, recorded([batch]))
+    before = log.extent(FRAMES).next
+    processor = Processor(Settings(PIPELINE, snapshot_s=1e9, idle_s=100.0), log, tmp_path / "events.db")
+    processor.open()
+    drained(processor)
+    processor._came_s = time.monotonic() - silent_s
+    processor.mark_time()
+    assert log.extent(FRAMES).next == before + marks
+    processor.close()
+    log.close()
 
 
 def test_a_pause_of_months_is_no_time_to_fill(tmp_path: Path) -> None:
