@@ -46,6 +46,8 @@ class State:
         `(S, C)`: the channel has been good at least once.
     begin_ns, last_ns
         First and last refused frame of the run under way; `NEVER` where there is none.
+    refused_ns
+        How much of the run is refused.
     open
         Raised events by column.
     """
@@ -53,6 +55,7 @@ class State:
     seen_good: NDArray[np.bool_]
     begin_ns: NDArray[np.int64]
     last_ns: NDArray[np.int64]
+    refused_ns: NDArray[np.int64]
     open: dict[int, Event]
 
 
@@ -95,7 +98,8 @@ class Outages:
         `(S,)`: which connection or concentrator carries each PMU: what falls silent together. None where that is the
         PMUs' `source`.
     merge_s
-        Good time after which a run has ended; a shorter one does not interrupt it.
+        Good time after which a run has ended. A shorter one does not interrupt it while half of the run is refused:
+        frames lost here and there are no silence.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class Outages:
             seen_good=np.zeros((len(self.table.pmus), self.table.width), bool),
             begin_ns=np.full(columns, NEVER),
             last_ns=np.full(columns, NEVER),
+            refused_ns=np.zeros(columns, np.int64),
             open={},
         )
 
@@ -150,7 +155,8 @@ class Outages:
         """
         codes, seen_good = refused(block, state.seen_good)
         columns = self._with_sources(codes)
-        begin, last = state.begin_ns.copy(), state.last_ns.copy()
+        begin, last, refused_ns = state.begin_ns.copy(), state.last_ns.copy(), state.refused_ns.copy()
+        period_ns = round(1e9 / block.rate_hz)
         open_ = dict(state.open)
         changes: list[tuple[int, int, Event]] = []
 
@@ -164,16 +170,18 @@ class Outages:
         for c in np.flatnonzero((columns != 0).any(axis=0) | (begin != NEVER)).tolist():
             for start, stop in _runs(columns[:, c]):
                 end_before(c, int(block.time_ns[start]))
-                if begin[c] == NEVER:
-                    begin[c] = block.time_ns[start]
+                sparse = c not in open_ and 2 * refused_ns[c] < block.time_ns[start] - begin[c]
+                if begin[c] == NEVER or sparse:
+                    begin[c], refused_ns[c] = block.time_ns[start], 0
                 last[c] = block.time_ns[stop]
+                refused_ns[c] += (stop - start + 1) * period_ns
                 due_ns = int(begin[c]) + self.persist_ns
                 if last[c] >= due_ns and c not in open_:
                     due = max(start, int(np.searchsorted(block.time_ns, due_ns)))
                     open_[c] = self._event(c, int(begin[c]), Reason(int(columns[due, c])))
                     changes.append((open_[c].raised_ns, c, open_[c]))
             end_before(c, int(block.time_ns[-1]))
-        new = State(seen_good=seen_good, begin_ns=begin, last_ns=last, open=open_)
+        new = State(seen_good=seen_good, begin_ns=begin, last_ns=last, refused_ns=refused_ns, open=open_)
         return new, codes, [event for _, _, event in sorted(changes, key=lambda change: change[:2])]
 
     def _with_sources(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:

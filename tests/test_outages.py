@@ -81,3 +81,29 @@ def test_events_do_not_depend_on_how_the_stream_is_cut(cuts: tuple[int, ...]) ->
     reasons[5 * RATE : 8 * RATE, 4] = Reason.STUCK
     reasons[8 * RATE + 20 : 12 * RATE, 4] = Reason.ZERO
     assert run(reasons, cuts) == run(reasons)
+
+
+def test_frames_lost_here_and_there_are_no_silence() -> None:
+    """As UDP loses them: 5 % of the frames, for minutes, of all PMUs of a source at once."""
+    lost = np.random.default_rng(1).random(120 * RATE) < 0.05
+    reasons = quality(120)
+    reasons[lost, :3] = Reason.MISSING
+    assert run(reasons) == []
+    assert run(reasons, (100, 101, 1000)) == []
+
+
+def test_a_frame_lost_just_before_does_not_move_the_onset() -> None:
+    reasons = quality(30)
+    reasons[10 * RATE - 20, 1] = Reason.MISSING
+    reasons[10 * RATE : 20 * RATE, 1] = Reason.MISSING
+    raised, _ = run(reasons)
+    assert raised.onset_ns / 1e9 == pytest.approx(10, abs=0.01)
+
+
+def test_a_sensor_that_stutters_is_one_event() -> None:
+    """Two bad frames, one good: mostly not there."""
+    reasons = quality(30)
+    bad = np.arange(10 * RATE, 20 * RATE)
+    reasons[bad[bad % 3 != 0], 1] = Reason.PMU_ERROR
+    raised, ended = run(reasons)
+    assert raised.id == ended.id
