@@ -7,6 +7,7 @@ frames of a log held against those that were sent, the changes of an event store
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import sqlite3
 import subprocess
@@ -35,6 +36,8 @@ WORKS = {GATEWAY: "receiving from", PROCESSOR: "processing "}
 """What a service says when it has begun to work."""
 
 _PROGRAM = (sys.executable, "-c", "from gridsense.cli import main; main()")
+_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+"""The program beside this check, wherever another one is installed."""
 _LOOK_S = 0.02
 
 
@@ -132,7 +135,9 @@ class Service:
         """Start it."""
         with self._path.open("ab") as said, (self.folder / f"{self.name}.out").open("ab") as out:
             self._said_bytes = said.seek(0, 2)
-            self.process = subprocess.Popen([*_PROGRAM, *self.command], cwd=self.folder, stdout=out, stderr=said)
+            self.process = subprocess.Popen(
+                [*_PROGRAM, *self.command], cwd=self.folder, env=_ENVIRONMENT, stdout=out, stderr=said
+            )
 
     def said(self) -> list[str]:
         """Say what it has said since it was started.
