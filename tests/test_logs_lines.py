@@ -195,7 +195,7 @@ def test_stderr_is_where_it_goes(capsys: pytest.CaptureFixture[str]) -> None:
     undo()
     out, err = capsys.readouterr()
     assert out == ""
-    assert json.loads(err)["event"] == "here"
+    assert "here" in [json.loads(line)["event"] for line in err.splitlines()]  # a late thread of another test may speak
 
 
 def test_a_level_that_is_none_is_refused() -> None:

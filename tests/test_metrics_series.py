@@ -71,7 +71,7 @@ def connection(name: str, state: State, arrival_s: float, counts: GatewayCounts 
 
 
 def totals(connections: Sequence[ConnectionStatus] = ()) -> Totals:
-    return Totals(len(connections), 0, GatewayCounts(), 2, 123, 5, 456, 1)
+    return Totals(len(connections), 0, GatewayCounts(), 2, 123, 5, 456, 1, 0)
 
 
 @dataclasses.dataclass
