@@ -49,7 +49,7 @@ def test_what_a_killed_processor_must_not_do_is_told() -> None:
 def test_frames_that_a_gateway_must_not_lose_are_told() -> None:
     found = compare_events([RAISED], [RAISED])
     down = compare_frames(SENT, [*SENT[:3], *SENT[6:]], [SENT[4].arrival_ns])
-    assert down == Frames(sent=10, logged=7, while_down=3, unwritten_s=pytest.approx(0.2))
+    assert down == Frames(sent=10, logged=7, while_down=3, unwritten_s=pytest.approx(0.1))
     assert broken(found, down) == []
     late = compare_frames(SENT, [*SENT[:3], *SENT[6:]], [SENT[8].arrival_ns])
     assert broken(found, late) == ["3 frames are missing though the gateway was there"]

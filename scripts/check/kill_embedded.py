@@ -320,7 +320,7 @@ def show(console: Console, done: Storm, found: Events, logged: Frames) -> None:
         ("  missing though it was there", f"{logged.in_life:,}"),
         ("  doubled or out of order", f"{logged.doubled:,}"),
         ("  not as they were sent", f"{logged.unknown:,}"),
-        ("longest time before a kill that was not yet written", f"{logged.unwritten_s * 1e3:.0f} ms"),
+        ("longest time before a kill that was not written", f"{logged.unwritten_s * 1e3:.0f} ms"),
     )
     for row in rows:
         table.add_row(*row)

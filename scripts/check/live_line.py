@@ -82,7 +82,7 @@ class Frames:
     unknown
         In the log, but not as they were sent.
     unwritten_s
-        Longest time before a kill from which nothing was written.
+        Before a kill, the longest time since the first frame came that the killed gateway had not written yet.
     """
 
     sent: int = 0
@@ -506,7 +506,7 @@ def compare_frames(sent: Sequence[Frame], logged: Sequence[Frame], lives_ns: Seq
         life = bisect_right(lives_ns, newest_ns)
         if missing and life < len(lives_ns) and lives_ns[life] <= arrival_ns:
             while_down += missing
-            unwritten_s = max(unwritten_s, (lives_ns[life] - newest_ns) / 1e9)
+            unwritten_s = max(unwritten_s, (lives_ns[life] - sent[newest + 1].arrival_ns) / 1e9)
         else:
             in_life += missing
         newest, newest_ns = place, arrival_ns
