@@ -44,14 +44,14 @@ format: setup ## format the code and mend what ruff can mend by itself
 bench: setup ## all measurements against a peer or a limit; ARGS=--quick ends within a minute each
 	@for script in scripts/bench/*.py; do echo "== $$script"; $(RUN) "$$script" $(ARGS); done
 
-check: setup ## all promises that are checked end to end, the event corpus among them
+check: setup ## all promises that are checked end to end, an hour; ARGS=--quick ends within a minute each
 	@for script in scripts/check/*.py; do echo "== $$script"; $(RUN) "$$script" $(ARGS); done
 
 lock: .venv-tools/.ready ## resolve the requirements anew and write the locks; ARGS=--upgrade takes the newest of everything
 	@scripts/lock.sh $(ARGS)
 
 clean: ## remove what these targets made
-	rm -rf .venv .venv-tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .venv-tools .venv-peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 
 # Making an environment: only what the lock names, each file checked against its hash; the project itself is built by
 # the locked hatchling, so that nothing unlocked is fetched. The environment is current while it is newer than the lock.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.check.embedded_faults import DISK_FAULTS, FAULTS, Jumping, Outcome
+from scripts.faults.embedded import DISK_FAULTS, FAULTS, Jumping, Outcome
 
 S = 10**9
 

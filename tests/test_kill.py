@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.check.kill_embedded import broken, compare_events, main
-from scripts.check.live_line import Change, Frame, Frames, compare_frames, compare_logs
+from scripts.faults.line import Change, Frame, Frames, compare_frames, compare_logs
 
 S = 10**9
 RAISED, ENDED, OTHER = Change("a", False, "begins"), Change("a", True, "ends"), Change("b", False, "begins")

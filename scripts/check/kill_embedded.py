@@ -36,8 +36,8 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from scripts.check.embedded_faults import DISK_FAULTS, FAULTS, Outcome
-    from scripts.check.live_line import (
+    from scripts.faults.embedded import DISK_FAULTS, FAULTS, Outcome
+    from scripts.faults.line import (
         GATEWAY,
         PROCESSOR,
         WORKS,

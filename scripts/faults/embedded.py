@@ -29,7 +29,7 @@ import numpy as np
 from gridsense.config import load
 from gridsense.processor import Processor
 from gridsense.services.processing import processor_settings
-from scripts.check.live_line import (
+from scripts.faults.line import (
     GATEWAY,
     PATIENCE_S,
     PROCESSOR,
