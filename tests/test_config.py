@@ -66,6 +66,7 @@ def sections(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 ONE = '[[gateway.connections]]\nname = "one"\n'
+CODED = f"{ONE}id_code = 1\n"
 
 BROKEN = [
     ('name = ""', 'gridsense.toml:1: name = "": must not be empty, nor begin or end with a space'),
@@ -428,7 +429,7 @@ def test_an_unknown_variable_or_word_is_a_mistake(file: Path) -> None:
 
 def test_variables_that_an_orchestrator_sets_are_only_told(file: Path) -> None:
     # Kubernetes sets such for a service called "gridsense"
-    loaded = read(file, ONE, GRIDSENSE_PORT="tcp://10.0.0.1:9108", GRIDSENSE_SERVICE_HOST="10.0.0.1", OTHER="x")
+    loaded = read(file, CODED, GRIDSENSE_PORT="tcp://10.0.0.1:9108", GRIDSENSE_SERVICE_HOST="10.0.0.1", OTHER="x")
     assert loaded.warnings == (
         "GRIDSENSE_PORT, GRIDSENSE_SERVICE_HOST: no setting, ignored; log.url would be GRIDSENSE_LOG__URL",
     )
@@ -715,6 +716,7 @@ def test_paths_count_from_the_folder_of_the_file(tmp_path: Path) -> None:
         ("[log]\nretention = '5min'", "shorter than archive.file_span"),
         ("[archive]\nretention = '2h'", "shorter than archive.compact_after"),
         (f"{ONE}udp_port = 7", "gateway.connections[0].udp_port is not used with transport tcp"),
+        (ONE, "gateway.connections[0].id_code is 0: with transport tcp commands carry it"),
         ("", "gateway.connections is empty"),
     ],
 )
@@ -839,7 +841,7 @@ def test_check_config_shows_each_value_and_where_it_came_from(
 
 
 def test_check_config_prints_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file.write_text(ONE)
+    file.write_text(CODED)
     check_config(file, overrides=("log.retention=0",), json=True)
     report = json.loads(capsys.readouterr().out)
     assert report["config"]["gateway"]["connections"][0]["name"] == "one"

@@ -23,7 +23,7 @@ _BOUNDS = {"gt": "above", "ge": "at least", "le": "at most"}
 _SHOWN = ("name", "host", "port", "id_code", "transport")
 """Keys of the example connection that are no comments."""
 
-EXAMPLE_CONNECTION = ConnectionSection(name="pmu-1")
+EXAMPLE_CONNECTION = ConnectionSection(name="pmu-1", id_code=1)
 """The connection of the example: a device on this machine."""
 
 

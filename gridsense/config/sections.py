@@ -543,6 +543,11 @@ def oddities(config: Config) -> Iterator[str]:
     for key, connection in _connections(config):
         if connection.udp_port and connection.transport in {"tcp", "tcp-spontaneous"}:
             yield f"{dotted(key)}.udp_port is not used with transport {connection.transport}"
+        if not connection.id_code and connection.transport not in {"tcp-spontaneous", "udp"}:
+            yield (
+                f"{dotted(key)}.id_code is 0: with transport {connection.transport} commands carry it, "
+                "and most devices answer to their own ID code alone"
+            )
 
 
 def _connections(config: Config) -> Iterator[tuple[Key, ConnectionSection]]:
