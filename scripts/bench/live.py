@@ -401,6 +401,39 @@ def show(rows: Sequence[Measured], console: Console) -> None:
     console.print(table)
 
 
+STAGES = (
+    ("read the log", "sqlite_log.py", "read"),
+    ("decode", "intake.py", "_decode"),
+    ("align", "align.py", "step"),
+    ("judge", "quality.py", "judge"),
+    ("derive", "derive.py", "derive"),
+    ("score, its threads included", "scoring.py", "step"),
+    ("detect", "detection.py", "step"),
+    ("outages", "outages.py", "step"),
+    ("store events", "store.py", "put"),
+    ("take a snapshot", "pipeline.py", "freeze"),
+    ("everything, waiting for frames left out", "processor.py", "step"),
+)
+
+
+def show_profile(path: Path, console: Console) -> None:
+    """Print where the processor's time went: by stage, and the functions that took most in its own thread."""
+    import pstats  # noqa: PLC0415 (only here)
+
+    stats = pstats.Stats(str(path))
+    found = {
+        (Path(place[0]).name, place[2]): (calls, spent)
+        for place, (_, calls, _, spent, _) in stats.stats.items()  # type: ignore[attr-defined]
+    }
+    whole = found["processor.py", "step"][1]
+    table = Table("stage", "calls", "s", "share", title="where the processor's time goes, profiled")
+    for words, file, name in STAGES:
+        calls, spent = found.get((file, name), (0, 0.0))
+        table.add_row(words, f"{calls:,}", f"{spent:.2f}", f"{spent / whole:.0%}")
+    console.print(table)
+    stats.sort_stats("tottime").print_stats(15)
+
+
 def main() -> None:  # noqa: C901 (what is asked for, one thing after the other)
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -445,9 +478,7 @@ def main() -> None:  # noqa: C901 (what is asked for, one thing after the other)
                 held = run(Load(largest, PDC)).held
         show(rows, console)
         if profile is not None:
-            import pstats  # noqa: PLC0415 (only here)
-
-            pstats.Stats(str(profile)).sort_stats("tottime").print_stats(25)
+            show_profile(profile, console)
     best = max((r for r in rows if r.held), key=lambda r: r.pmus, default=None)
     if best is None:
         console.print("no load was held")
