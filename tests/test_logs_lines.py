@@ -195,7 +195,8 @@ def test_stderr_is_where_it_goes(capsys: pytest.CaptureFixture[str]) -> None:
     undo()
     out, err = capsys.readouterr()
     assert out == ""
-    assert "here" in [json.loads(line)["event"] for line in err.splitlines()]  # a late thread of another test may speak
+    # The handler of a command that another test ran may complain here that its own stream is closed.
+    assert [json.loads(line)["event"] for line in err.splitlines() if line.startswith("{")] == ["here"]
 
 
 def test_a_level_that_is_none_is_refused() -> None:
