@@ -96,6 +96,8 @@ class Step:
         Computing time.
     clock_ns
         Arrival of the newest entry read.
+    frames
+        Data frames decoded since the processor began.
     """
 
     place: int
@@ -107,6 +109,7 @@ class Step:
     latency_s: Sequence[float]
     took_s: float
     clock_ns: int
+    frames: int = 0
 
 
 class Observer(Protocol):
@@ -310,6 +313,7 @@ class Processor:
             latency_s=latency_s,
             took_s=time.perf_counter() - began_s,
             clock_ns=self.intake.clock_ns,
+            frames=self.intake.frames.total(),
         )
         for observer in self._observers:
             observer.stepped(step)

@@ -37,7 +37,7 @@ from baselines.stream_axis import take_streams  # noqa: E402  # after the path
 from gridsense.config import Config, load  # noqa: E402  # after the path
 from gridsense.logs import set_up  # noqa: E402  # after the path
 from gridsense.pipeline import Learned, Pipeline, Settings  # noqa: E402  # after the path
-from gridsense.processor import Processor, Step  # noqa: E402  # after the path
+from gridsense.processor import Step  # noqa: E402  # after the path
 from gridsense.services import processing  # noqa: E402  # after the path
 from streams import align, derive  # noqa: E402  # after the path
 from streams.archives import write_parquet  # noqa: E402  # after the path
@@ -170,9 +170,7 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8")
         self._latency_s: list[float] = []
-        self._frames = 0
         self._noted_s = time.monotonic()
-        self.processor: Processor | None = None
 
     def stepped(self, step: Step) -> None:
         """Take up a reading."""
@@ -180,10 +178,9 @@ class Recorder:
         now_s = time.monotonic()
         if now_s - self._noted_s < 1.0:
             return
-        frames = self.processor.intake.frames.total() if self.processor else 0
         line = {
             "at_s": now_s,
-            "frames": frames,
+            "frames": step.frames,
             "latency_s": [round(x, 5) for x in self._latency_s],
             "lag_s": (time.time_ns() - step.clock_ns) / 1e9,
             "scored": all(
@@ -222,26 +219,14 @@ def run_processor(config: Config, connections: int, notes: Path, profile: Path |
         parser.feed(entry.value)
         tables |= {f"{key}#{code}": table for code, table in parser.tables().items()}
     log.close()
-    recorder = Recorder(notes)
-    reference = spread_out(found, tables)
-
-    class Taught(Processor):
-        """A processor that has learned before."""
-
-        def open(self) -> None:
-            """Begin with the reference."""
-            super().open()
-            self.pipeline = Pipeline(self.settings.pipeline, reference)
-            recorder.processor = self
-
-    processing.Processor = Taught  # type: ignore[misc]
+    recorder, reference = Recorder(notes), spread_out(found, tables)
     if profile is None:
-        processing.process(config, stop, observers=[recorder])
+        processing.process(config, stop, observers=[recorder], learned=reference)
     else:
         import cProfile  # noqa: PLC0415 (costs time where it is not wanted)
 
         with cProfile.Profile() as watched:
-            processing.process(config, stop, observers=[recorder])
+            processing.process(config, stop, observers=[recorder], learned=reference)
         watched.dump_stats(profile)
     undo()
 
