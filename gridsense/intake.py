@@ -76,6 +76,7 @@ class _Memory(msgspec.Struct):
     rate_hz: float
     configurations: dict[str, dict[int, bytes]]
     joined: list[str]
+    unsettled: list[str]
 
 
 class Intake:
@@ -190,7 +191,8 @@ class Intake:
         if not self.settled:
             raise ValueError("sources wait to join; take the intake down when it is settled")
         joined = [name for name, table in self._tables.items() if table is not None]
-        return msgspec.msgpack.encode(_Memory(self.clock_ns, self._rate_hz, self._configurations, joined))
+        unsettled = sorted(self._unsettled)
+        return msgspec.msgpack.encode(_Memory(self.clock_ns, self._rate_hz, self._configurations, joined, unsettled))
 
     def thaw(self, frozen: bytes, tables: dict[str, ChannelTable]) -> None:
         """Go on from what was taken down.
@@ -217,6 +219,7 @@ class Intake:
             self._parsers[key] = parser = StreamParser(key)
             parser.feed(b"".join(frames.values()))
         self._tables = {name: tables.get(name) for name in memory.joined}
+        self._unsettled = set(memory.unsettled)
 
     def _ready(self) -> Iterator[Turn]:
         """Decode what has waited, and give out what is there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from gridsense import detect as detecting
 from gridsense import sources
 from gridsense.errors import StoreError
-from gridsense.intake import Intake
+from gridsense.intake import Intake, Turn
 from gridsense.pipeline import Pipeline
 from gridsense.pipeline import Settings as PipelineSettings
 from gridsense.processor import Processor, Settings, Step
@@ -398,6 +399,27 @@ def test_turns_do_not_depend_on_how_entries_are_read(cuts: list[int], marks: lis
 
 def replace_time(record: Record, time_ns: int) -> Record:
     return record._replace(time_ns=time_ns)
+
+
+def test_a_configuration_that_came_just_before_a_snapshot_is_not_forgotten() -> None:
+    """Its first data let the source join at the same moment as without the interruption."""
+    before = recorded([small_grid("north", 1, 4, 1, seconds=4)])
+    after = recorded([small_grid("north", 1, 3, 7, seconds=8)])
+    half = before[len(before) // 2].time_ns
+    both = [r for r in before if r.time_ns < half] + [replace_time(after[0], half)]
+    stop = len(both)
+    both += [r for r in after if r.time_ns >= half][:50]
+    entries = [Entry(k, *record) for k, record in enumerate(both)]
+
+    def told(turns: Iterable[Turn]) -> list[list[tuple[str, int, int]]]:
+        return [[(name, int(b.time_ns[0]), len(b.table.pmus)) for name, b in turn.batches] for turn in turns]
+
+    straight = Intake()
+    list(straight.take(entries[:stop]))
+    again = Intake()
+    tables = {"north#1": small_grid("north", 1, 4, 1, seconds=1).table}
+    again.thaw(straight.freeze(), tables)
+    assert told(again.take(entries[stop:])) == told(straight.take(entries[stop:]))
 
 
 def fed(pieces: list[list[Entry]]) -> list[tuple[object, ...]]:
