@@ -40,6 +40,9 @@ READER = "processor"
 _FORM = 1
 """Of snapshots: raised when an older one can no longer be read."""
 
+DEAD_LETTERS_A_READING = 1000
+"""Frames that are put aside at once at most: the reasons repeat, and the log has other things to hold."""
+
 DEAD_BYTES = 1024
 """Of a frame that could not be used, this much is put aside."""
 
@@ -349,10 +352,16 @@ class Processor:
         )
 
     def _put_aside(self, dead: Sequence[DeadLetter]) -> None:
-        """Write dead letters; what is read again after a crash is put aside again, with the same time and note."""
+        """Write dead letters, some of very many; all are counted.
+
+        What is read again after a crash is put aside again, with the same time and note.
+        """
         if not dead:
             return
-        letters = [Record(d.time_ns, d.key, d.frame[:DEAD_BYTES], f"{d.reason}: {d.detail}") for d in dead[:1000]]
+        letters = [
+            Record(d.time_ns, d.key, d.frame[:DEAD_BYTES], f"{d.reason}: {d.detail}")
+            for d in dead[:DEAD_LETTERS_A_READING]
+        ]
         try:
             self._log.append(DEAD_LETTERS, letters)
         except LogFullError as error:

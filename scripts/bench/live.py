@@ -183,10 +183,6 @@ class Recorder:
             "frames": step.frames,
             "latency_s": [round(x, 5) for x in self._latency_s],
             "lag_s": (time.time_ns() - step.clock_ns) / 1e9,
-            "scored": all(
-                bool(o.scored.layers[0].status.any()) for o in step.outputs[-1:] if len(o.scored.ticks.time_ns)
-            ),
-            "events": len(step.lasting),
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
