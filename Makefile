@@ -15,7 +15,7 @@ WORKERS ?= auto
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint types format bench check lock clean
+.PHONY: help setup demo test lint types format train bench check lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ format: setup ## format the code and mend what ruff can mend by itself
 	@.venv/bin/ruff check --fix-only --quiet .
 	@.venv/bin/ruff format .
 
+train: setup ## train the sequence model from the bundled stream by Tensor2Tensor, export and verify it
+	@.venv/bin/gridsense train gridsense/demo/ambient.parquet $(ARGS)
+
 bench: setup ## all measurements against a peer or a limit; ARGS=--quick ends within a minute each
 	@for script in scripts/bench/*.py; do echo "== $$script"; $(RUN) "$$script" $(ARGS); done
 
@@ -51,7 +54,7 @@ lock: .venv-tools/.ready ## resolve the requirements anew and write the locks; A
 	@scripts/lock.sh $(ARGS)
 
 clean: ## remove what these targets made
-	rm -rf .venv .venv-tools .venv-peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .venv-tools .venv-peers .venv-engines .venv-t2t .venv-*.lock .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 
 # Making an environment: only what the lock names, each file checked against its hash; the project itself is built by
 # the locked hatchling, so that nothing unlocked is fetched. The environment is current while it is newer than the lock.

@@ -22,7 +22,7 @@ ROOMS = ("baselines", "gridsense", "models", "streams")
 MAY_IMPORT = {
     "streams": {"comtrade", "numpy", "pyarrow", "dpkt", "fastcrc", "msgspec"},
     "baselines": {"numpy", "scipy"},
-    "models": {"numpy", "scipy"},
+    "models": {"numpy", "array_api_compat", "safetensors"},
     "gridsense": {
         "numpy",
         "scipy",
@@ -39,6 +39,19 @@ MAY_IMPORT = {
         "models",
     },
 }
+OPTIONAL_IN = {"models/engines.py": {"jax"}, "models/saved_model.py": {"tensorflow"}}
+"""What an extra of the project brings."""
+TRAINING = ROOT / "models" / "t2t"
+"""Runs in an environment of its own: it knows nothing of ours, and nothing of ours imports it."""
+MAY_IMPORT_TO_TRAIN = {"numpy", "tensorflow", "tensor2tensor"}
+LOCKS = (
+    "requirements.txt",
+    "requirements-dev.txt",
+    "requirements-engines.txt",
+    "requirements-tools.txt",
+    "models/t2t/requirements.txt",
+    "models/t2t/requirements-source.txt",
+)
 
 
 def tracked() -> list[Path]:
@@ -108,7 +121,8 @@ def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel: Path) -> None
     assert "gridsense = gridsense.cli:main" in entries
     assert "License-Expression: Apache-2.0" in metadata
     assert not [n for n in names if "test" in n.split("/")[0] or n.endswith((".pyc", ".ipynb"))]
-    for path in (p for room in ROOMS for p in (ROOT / room).rglob("*.py")):
+    kinds = ("*.py", "requirements*.txt")
+    for path in (p for room in ROOMS for kind in kinds for p in (ROOT / room).rglob(kind)):
         assert path.relative_to(ROOT).as_posix() in names
 
 
@@ -130,26 +144,44 @@ def test_the_wheel_alone_makes_the_names(wheel: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports absolutely, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    froms = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module and not n.level]
+    return plain | {f"{n.module}.{alias.name}" for n in froms for alias in n.names}
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_each_room_imports_only_what_it_may(room: str) -> None:
     strangers = {}
     for path in (ROOT / room).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
-            for name in names:
-                top = name.split(".")[0]
-                if top not in sys.stdlib_module_names | MAY_IMPORT[room] | {room}:
-                    strangers[str(path.relative_to(ROOT))] = top
+        name = path.relative_to(ROOT).as_posix()
+        if path.is_relative_to(TRAINING):
+            allowed = MAY_IMPORT_TO_TRAIN
+        else:
+            allowed = MAY_IMPORT[room] | OPTIONAL_IN.get(name, set()) | {room}
+            assert not [m for m in imported(path) if f"{m}.".startswith("models.t2t.")], name
+        if strange := {m.split(".")[0] for m in imported(path)} - sys.stdlib_module_names - allowed:
+            strangers[name] = strange
     assert strangers == {}
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=~; ]", r)[0].lower().replace("_", "-") for r in requirements}
 
 
 def test_what_the_rooms_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[<>=~ ]", d)[0] for d in project["dependencies"]}
-    optional = {re.split(r"[<>=~ ]", d)[0] for d in project["optional-dependencies"]["plot"]}
-    used = {name.replace("_", "-") for name in set().union(*MAY_IMPORT.values()) - set(ROOMS)}
-    assert used == declared | optional
+    extras = project["optional-dependencies"]
+    optional = names_of(extras["plot"] + extras["jax"] + extras["tensorflow"]) - {"tensorflow-cpu"}
+    used = set().union(*MAY_IMPORT.values(), *OPTIONAL_IN.values()) - set(ROOMS)
+    assert {name.replace("_", "-") for name in used} == names_of(project["dependencies"]) | optional
+
+
+def test_what_training_imports_is_pinned_for_it() -> None:
+    pins = names_of((TRAINING / "requirements.in").read_text().splitlines())
+    assert (MAY_IMPORT_TO_TRAIN - {"tensorflow"}) | {"tensorflow-cpu"} <= pins
 
 
 def test_no_module_is_called_after_nothing() -> None:
@@ -168,28 +200,51 @@ def test_nothing_names_a_registry_or_this_machine() -> None:
 
 
 def test_the_locks_hold_hashes_and_cover_the_project() -> None:
-    for lock in ("requirements.txt", "requirements-dev.txt", "requirements-tools.txt"):
+    for lock in LOCKS:
         text = (ROOT / lock).read_text()
-        pins = re.findall(r"^([a-z0-9._-]+)==\S+ \\$", text, re.MULTILINE)
+        pins = re.findall(r"^([a-z0-9._-]+)==\S+ (?:; .+ )?\\$", text, re.MULTILINE)
         assert pins
         assert not re.search(r"^(?!\s|#|[a-z0-9._-]+==)", text.strip(), re.MULTILINE), "a line that is no pin"
         for block in re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]:
             assert "--hash=sha256:" in block
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    engines = [d for d in extras["jax"] + extras["tensorflow"] if "!=" not in d]  # the lock is made on Linux, x86_64
     for lock, wanted in (
         ("requirements.txt", project["dependencies"]),
-        ("requirements-dev.txt", project["dependencies"] + project["optional-dependencies"]["dev"]),
+        ("requirements-dev.txt", project["dependencies"] + extras["dev"]),
+        ("requirements-engines.txt", project["dependencies"] + engines),
     ):
-        pins = set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / lock).read_text(), re.MULTILINE))
-        assert {re.split(r"[<>=~ ]", d)[0].lower() for d in wanted} <= pins, f"{lock}: run make lock"
+        assert names_of(wanted) <= set(pins_of(lock)), f"{lock}: run make lock"
 
 
-def test_both_locks_agree() -> None:
-    def pins(lock: str) -> dict[str, str]:
-        return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / lock).read_text(), re.MULTILINE))
+def pins_of(lock: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / lock).read_text(), re.MULTILINE))
 
-    runtime, everything = pins("requirements.txt"), pins("requirements-dev.txt")
+
+def test_the_locks_agree() -> None:
+    runtime, everything, engines = map(
+        pins_of, ("requirements.txt", "requirements-dev.txt", "requirements-engines.txt")
+    )
     assert {k: everything[k] for k in runtime} == runtime
+    assert {k: engines[k] for k in runtime} == runtime
+    assert {k: engines[k] for k in everything if k in engines} == {k: v for k, v in everything.items() if k in engines}
+
+
+def test_the_training_lock_is_pinned_by_its_input() -> None:
+    asked = dict(
+        re.findall(
+            r"^([A-Za-z0-9._-]+)==(\S+)",
+            "".join((TRAINING / f"requirements{part}.in").read_text() for part in ("", "-source")),
+            re.MULTILINE,
+        )
+    )
+    locked = pins_of("models/t2t/requirements.txt") | pins_of("models/t2t/requirements-source.txt")
+    assert {k: locked[k] for k in asked} == asked
+    assert set(locked) - set(asked) == {"setuptools", "wheel"}  # they build; any that can will do
+    assert set(pins_of("models/t2t/requirements-source.txt")) == names_of(
+        [r for r in (TRAINING / "requirements-source.in").read_text().splitlines() if not r.startswith("#")]
+    )
 
 
 def test_every_target_is_in_the_help() -> None:
@@ -197,7 +252,20 @@ def test_every_target_is_in_the_help() -> None:
     phony = set(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split())
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {line.split()[1] for line in shown.splitlines() if line.strip()} == phony
-    assert phony == {"help", "setup", "demo", "test", "lint", "types", "format", "bench", "check", "lock", "clean"}
+    assert phony == {
+        "help",
+        "setup",
+        "demo",
+        "test",
+        "lint",
+        "types",
+        "format",
+        "train",
+        "bench",
+        "check",
+        "lock",
+        "clean",
+    }
 
 
 def test_the_commands_of_the_readme_exist() -> None:
