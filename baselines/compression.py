@@ -426,10 +426,10 @@ def _inverse_times(
     there: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
     """Inverse covariance of the columns there, times z: `(n, D)`, by Woodbury in the `R` principal directions."""
-    part = loadings * there[:, :, None]
-    inner = np.matmul(part.transpose(0, 2, 1), part).astype(np.float64)
     excess = variances - rest[:, None]
-    kept = excess > 0
+    kept = excess > 0  # a direction with no more variance than the rest is one of the rest
+    part = loadings * (there[:, :, None] & kept[:, None])
+    inner = np.matmul(part.transpose(0, 2, 1), part).astype(np.float64)
     ridge = np.where(kept, rest[:, None] / np.where(kept, excess, 1.0), 1.0)
     at = np.arange(inner.shape[1])
     inner[:, at, at] += ridge

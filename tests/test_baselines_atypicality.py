@@ -221,6 +221,24 @@ def test_distance_is_that_of_the_inverse_covariance(
     assert (shares[~used] == 0).all()
 
 
+def test_directions_with_no_more_variance_than_the_rest_count_as_the_rest() -> None:
+    """Columns that have little to do with each other: shrinking leaves no direction more variance than any other."""
+    rows = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    reference, plain = blank_reference(1, 6), np.zeros(6, bool)
+    assert learn(rows, plain, np.zeros(6), 5, into=reference, stream=0)
+    assert (reference.variances[0] == reference.rest[0]).all()
+    assert reference.loadings.any()
+    vector = rows[0] + np.float32(9)
+    z, there = standardise(reference, plain, vector[None, None])
+    expected = (z[0, 0] ** 2).sum() / reference.rest[0]
+    assert float(distance(reference, z, there)[0][0, 0]) == pytest.approx(expected)
+    assert explain(reference, plain, vector, 0).share == pytest.approx(z[0, 0] ** 2 / reference.rest[0])
+    vector[2] = np.nan
+    z, there = standardise(reference, plain, vector[None, None])
+    expected = (z[0, 0] ** 2).sum() / reference.rest[0] + reference.level[0] / 6
+    assert float(distance(reference, z, there)[0][0, 0]) == pytest.approx(expected)
+
+
 def test_constant_columns_leave(learned: tuple[Reference, NDArray[np.float32]]) -> None:
     reference, _ = learned
     assert reference.used[0].tolist() == [True] * 7 + [False]
