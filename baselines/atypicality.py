@@ -8,29 +8,21 @@ what else is in them. It names no event and knows no channel's name.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from enum import IntEnum
-from fractions import Fraction
 from functools import cached_property
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.compression import (
-    Contributions,
-    Reference,
-    blank_reference,
-    distance,
-    explain,
-    learn,
-    standardise,
-)
+from baselines import calibration
+from baselines.calibration import Kind, LayerState, Scores, join_scores
+from baselines.compression import Contributions, Reference
 from baselines.errors import ReferenceMismatchError, ShapeError, TimeOrderError
 from baselines.quadratic import fit, window_points
+from baselines.reporting_grid import slots_of
 from baselines.signatures import (
     FAST_DESCRIPTORS,
     LOGGED_DESCRIPTORS,
@@ -42,10 +34,6 @@ from baselines.signatures import (
     summarise_period,
     summarise_second,
 )
-from baselines.stream_axis import take_streams
-from baselines.tail import minus_ln_p
-
-log = logging.getLogger(__name__)
 
 NEVER = np.int64(-1)
 """Slot of a stream that has seen no frame."""
@@ -64,24 +52,6 @@ CHUNK = 1 << 22
 
 SIDE_BY_SIDE = 1 << 14
 """Channels of all streams from which the layers are scored side by side, each in a thread of its own."""
-
-PAGE = 10
-"""Vectors of a page of the learning buffer: a step copies the pages that it writes to, and no others."""
-
-LEARN_NUMBERS = 1 << 18
-"""Numbers that streams learn from at one tick, as many streams as that makes: the others wait for the next tick, so
-that a grid of thousands does not hold up its own scores for minutes."""
-
-
-class Status(IntEnum):
-    """What a score is worth."""
-
-    LEARNING = 0
-    """The stream has too little reference, whatever its coverage; `missing_s` says how much."""
-    SCORED = 1
-    """The score stands."""
-    REFUSED = 2
-    """Too few samples are there for a score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +124,22 @@ class Settings:
         return self.spans * self.hop
 
     @cached_property
-    def ratio(self) -> Fraction:
-        """Frames a second, exactly."""
-        return Fraction(self.rate_hz).limit_denominator(1000)
+    def kinds(self) -> tuple[Kind, ...]:
+        """What each layer's vectors are, and how their references are learned."""
+        return tuple(
+            Kind(
+                name=layer.name,
+                rate_hz=self.rate_hz,
+                every=self.every(layer),
+                tick=self.hop,
+                overlap=self.overlap(layer),
+                needed=self.vectors(layer),
+                floor=self.floor,
+                logged=tuple(name in LOGGED_DESCRIPTORS for name in self.descriptors(layer)),
+                factors=tuple(grain_factors(self.descriptors(layer)).tolist()),
+            )
+            for layer in self.layers
+        )
 
     @cached_property
     def longest(self) -> int:
@@ -241,26 +224,6 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerState:
-    """What a layer remembers of `S` streams.
-
-    Attributes
-    ----------
-    gathered
-        Pages of `(S, PAGE, D)` float32, the vectors gathered so far one page after the other; `(S, 0, D)` while nothing
-        is on a page, and once all streams have learned.
-    taken
-        `(S,)` int64: how many of them.
-    reference
-        What is typical.
-    """
-
-    gathered: tuple[NDArray[np.float32], ...]
-    taken: NDArray[np.int64]
-    reference: Reference
-
-
-@dataclass(frozen=True, slots=True)
 class State:
     """All that the scorer remembers: plain arrays, streams first; `take_streams`, `join_streams`, `to_arrays` apply.
 
@@ -300,43 +263,6 @@ class State:
     layers: tuple[LayerState, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What one layer says of `S` streams at `K` times.
-
-    Attributes
-    ----------
-    time_ns
-        `(K,)` int64: end of what was scored, UTC.
-    minus_ln_p
-        `(K, S)`: -ln of the probability that an ordinary moment is as far from typical; NaN unless `SCORED`.
-    atypicality
-        `(K, S)`: PNNL's global score, -ln p - ln(share of the reference in the nearest typical pattern).
-    distance
-        `(K, S)`: squared distance from typical; NaN unless `SCORED`.
-    coverage
-        `(K, S)` float32: share of the samples (or of the period's fits) that are there, over the stream's channels.
-    status
-        `(K, S)` uint8: `Status`.
-    missing_s
-        `(K, S)` float32: seconds of reference still to be learned; 0 where the stream has learned.
-    pattern
-        `(K, S)` int8: the nearest typical pattern; -1 unless `SCORED`.
-    vectors
-        `(K, S, D)` float32: the columns as observed, for `explain_score`.
-    """
-
-    time_ns: NDArray[np.int64]
-    minus_ln_p: NDArray[np.float64]
-    atypicality: NDArray[np.float64]
-    distance: NDArray[np.float64]
-    coverage: NDArray[np.float32]
-    status: NDArray[np.uint8]
-    missing_s: NDArray[np.float32]
-    pattern: NDArray[np.int8]
-    vectors: NDArray[np.float32]
-
-
 def initial(
     settings: Settings,
     present: NDArray[np.bool_],
@@ -368,19 +294,14 @@ def initial(
     """
     streams, channels = present.shape
     points, spans, seconds = settings.points - 1, settings.spans, settings.longest - 1
-    layers = []
-    for i, layer in enumerate(settings.layers):
-        columns = channels * len(settings.descriptors(layer))
-        reference = blank_reference(streams, columns)
-        if references is not None:
-            if len(references) != len(settings.layers) or references[i].used.shape != (streams, columns):
-                raise ReferenceMismatchError(
-                    f"layer {layer.name} scores {streams} streams with {columns} columns; "
-                    f"the {len(references)} references have {[r.used.shape for r in references]}"
-                )
-            reference = references[i]
-        gathered = (np.empty((streams, 0, columns), np.float32),) * ceil(settings.vectors(layer) / PAGE)
-        layers.append(LayerState(gathered, np.zeros(streams, np.int64), reference))
+    if references is not None and len(references) != len(settings.layers):
+        raise ReferenceMismatchError(
+            f"{len(references)} references for {len(settings.layers)} layers: they were learned under other settings"
+        )
+    layers = tuple(
+        calibration.initial(kind, streams, channels * len(kind.logged), None if references is None else references[i])
+        for i, kind in enumerate(settings.kinds)
+    )
     turns = np.zeros((streams, channels), np.float32) if turn is None else turn.astype(np.float32)
     return State(
         slot=np.full(streams, NEVER),
@@ -392,7 +313,7 @@ def initial(
         extremes=np.full((streams, spans, channels, 2), np.nan, np.float32),
         grain=np.full((streams, channels), np.inf, np.float32),
         partials=(blank_partial(streams, channels),) * seconds,
-        layers=tuple(layers),
+        layers=layers,
     )
 
 
@@ -427,14 +348,8 @@ def settle(settings: Settings, state: State) -> State:
     State
         In which no stream waits.
     """
-    layers = []
-    for index, layer in enumerate(state.layers):
-        everyone = len(layer.taken)
-        reference, taken = _learned(
-            settings, index, _logged(settings, index, state), layer, state.grain, at_once=everyone
-        )
-        layers.append(replace(layer, reference=reference, taken=taken))
-    return replace(state, layers=tuple(layers))
+    pairs = zip(settings.kinds, state.layers, strict=True)
+    return replace(state, layers=tuple(calibration.settle(kind, layer, state.grain) for kind, layer in pairs))
 
 
 def step(
@@ -496,7 +411,7 @@ def step(
     if not len(slots):
         state, scores = _step(settings, state, slots, values, good)
         return state, scores
-    return state, tuple(_joined(result) for result in results)
+    return state, tuple(join_scores(result) for result in results)
 
 
 def explain_score(
@@ -522,50 +437,7 @@ def explain_score(
     Contributions
         By column; see `Settings.descriptors`.
     """
-    return explain(state.layers[layer].reference, _logged(settings, layer, state), vector, stream)
-
-
-def slots_of(settings: Settings, time_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Find the places of times on the reporting grid.
-
-    Parameters
-    ----------
-    settings
-        For the rate.
-    time_ns
-        `(...)` UTC.
-
-    Returns
-    -------
-    NDArray[np.int64]
-        Slot k is at round(k / rate).
-    """
-    over, under = settings.ratio.numerator, settings.ratio.denominator
-    seconds, rest = np.divmod(time_ns, 1_000_000_000)
-    whole, part = np.divmod(seconds * over, under)
-    slots: NDArray[np.int64] = whole + np.rint((part + rest * over / 1e9) / under).astype(np.int64)
-    return slots
-
-
-def times_of(settings: Settings, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Find the times of places on the reporting grid.
-
-    Parameters
-    ----------
-    settings
-        For the rate.
-    slots
-        `(...)`.
-
-    Returns
-    -------
-    NDArray[np.int64]
-        UTC, rounded to the nanosecond.
-    """
-    over, under = settings.ratio.numerator, settings.ratio.denominator
-    seconds, part = np.divmod(slots * under, over)
-    times: NDArray[np.int64] = seconds * 1_000_000_000 + np.rint(part * 1e9 / over).astype(np.int64)
-    return times
+    return calibration.explain(settings.kinds[layer], state.layers[layer], vector, stream)
 
 
 def _chunks(
@@ -629,7 +501,9 @@ def _step(
         for c in range(there.shape[2]):
             coverage += np.where(state.present[:, c], there[:, :, c], 0)
         coverage /= np.maximum(state.present.sum(1), 1).astype(np.float32)
-        return _score_layer(settings, state, i, slots=at, vectors=vectors, coverage=coverage, grains=grains)
+        return calibration.step(
+            settings.kinds[i], state.layers[i], slots=at, vectors=vectors, coverage=coverage, grains=grains
+        )
 
     if len(closing) and state.present.size >= SIDE_BY_SIDE:
         with ThreadPoolExecutor(len(settings.layers)) as threads:
@@ -704,121 +578,3 @@ def _grains(
         grain = np.minimum(grain, np.min(change, axis=0, where=real, initial=np.inf))
         out[k] = grain
     return out
-
-
-def _score_layer(
-    settings: Settings,
-    state: State,
-    index: int,
-    *,
-    slots: NDArray[np.int64],
-    vectors: NDArray[np.float32],
-    coverage: NDArray[np.float32],
-    grains: NDArray[np.float32],
-) -> tuple[LayerState, Scores]:
-    """Learn from, or score, the `(K, S, D)` vectors of one layer; the samples' quanta are `(K, S, C)`."""
-    layer, kind = state.layers[index], settings.layers[index]
-    shape = vectors.shape[:2]
-    far, surprise, global_score = (np.full(shape, np.nan) for _ in range(3))
-    status = np.full(shape, Status.LEARNING, np.uint8)
-    missing = np.zeros(shape, np.float32)
-    pattern = np.full(shape, -1, np.int8)
-    every, needed = settings.every(kind), settings.vectors(kind)
-    covered = coverage >= settings.floor
-    reference, taken, gathered = layer.reference, layer.taken, layer.gathered
-    logged = _logged(settings, index, state)
-    at_once = max(1, LEARN_NUMBERS // max(1, needed * vectors.shape[2]))
-    k = 0
-    while k < len(slots):
-        # As many times at once as can pass before the next stream has learned: a reference serves from its next time.
-        wanting = needed - taken[~reference.learned]
-        upto = min(len(slots), k + max(1, int(wanting.min(initial=len(slots)))))
-        part = slice(k, upto)
-        learned = reference.learned
-        if not learned.all():
-            turn_to_learn = (slots[part] % every == 0)[:, None] & covered[part] & ~learned & (taken < needed)
-            before = taken + np.cumsum(turn_to_learn, axis=0) - turn_to_learn
-            t, s = np.nonzero(turn_to_learn)
-            gathered = _gathered(gathered, before[t, s], s, vectors[part][t, s])
-            taken = taken + turn_to_learn.sum(0)
-            still = np.maximum(needed - before, 1) * (every / settings.rate_hz)
-            missing[part] = np.where(learned, 0, still)
-        if learned.any():
-            z, there = standardise(reference, logged, vectors[part])
-            far[part], nearest = distance(reference, z, there)
-            own = np.maximum(reference.used.sum(1), 1)
-            ok = learned & covered[part] & (there.sum(2) >= settings.floor * own)
-            far[part][~ok] = np.nan
-            surprise[part] = minus_ln_p(reference.tail, far[part])
-            frequency = np.take_along_axis(reference.frequencies[None], nearest[:, :, None], axis=2)[:, :, 0]
-            global_score[part] = surprise[part] - np.log(np.where(ok, frequency, 1))
-            status[part][ok] = Status.SCORED
-            status[part][learned & ~ok] = Status.REFUSED
-            pattern[part] = np.where(ok, nearest, -1)
-        now = LayerState(gathered, taken, reference)
-        reference, taken = _learned(settings, index, logged, now, grains[upto - 1], at_once=at_once)
-        k = upto
-    if reference.learned.all():
-        gathered = tuple(page[:, :0] for page in gathered)
-    scores = Scores(times_of(settings, slots), surprise, global_score, far, coverage, status, missing, pattern, vectors)
-    return LayerState(gathered, taken, reference), scores
-
-
-def _gathered(
-    pages: tuple[NDArray[np.float32], ...],
-    at: NDArray[np.int64],
-    streams: NDArray[np.intp],
-    vectors: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], ...]:
-    """Write the vectors of some streams, each to its place in the buffer; only the pages written to are copied."""
-    out = list(pages)
-    page = at // PAGE
-    for p in np.unique(page).tolist():
-        count, _, columns = pages[p].shape
-        begun = pages[p].shape[1] > 0
-        out[p] = pages[p].copy() if begun else np.full((count, PAGE, columns), np.nan, np.float32)
-        here = page == p
-        out[p][streams[here], at[here] % PAGE] = vectors[here]
-    return tuple(out)
-
-
-def _learned(
-    settings: Settings,
-    index: int,
-    logged: NDArray[np.bool_],
-    layer: LayerState,
-    grain: NDArray[np.float32],
-    *,
-    at_once: int,
-) -> tuple[Reference, NDArray[np.int64]]:
-    """Fit the references of streams that have gathered enough, of so many at once."""
-    kind = settings.layers[index]
-    needed = settings.vectors(kind)
-    ready = np.flatnonzero((layer.taken >= needed) & ~layer.reference.learned)[:at_once]
-    if not len(ready):
-        return layer.reference, layer.taken
-    reference, taken = _copied(layer.reference), layer.taken.copy()
-    factors = grain_factors(settings.descriptors(kind))
-    quanta = np.where(np.isfinite(grain), grain, 0).astype(np.float64)
-    for s in ready:
-        grains = (quanta[s][:, None] * factors).reshape(-1)
-        rows = np.concatenate([page[s] for page in layer.gathered])[:needed]
-        if not learn(rows, logged, grains, settings.overlap(kind), into=reference, stream=int(s)):
-            log.warning("layer %s: stream %d did not vary while learning; it learns again", kind.name, s)
-            taken[s] = 0
-    return reference, taken
-
-
-def _copied(reference: Reference) -> Reference:
-    return take_streams(reference, np.arange(len(reference.learned)))
-
-
-def _logged(settings: Settings, index: int, state: State) -> NDArray[np.bool_]:
-    names = settings.descriptors(settings.layers[index])
-    return np.tile([name in LOGGED_DESCRIPTORS for name in names], state.present.shape[1])
-
-
-def _joined(parts: list[Scores]) -> Scores:
-    if len(parts) == 1:
-        return parts[0]
-    return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in Scores.__slots__))

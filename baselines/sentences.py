@@ -35,6 +35,10 @@ WORDS = {
     "d_max": "range of the variability above its mean",
     "d_mean": "variability",
     "d_sd": "spread of the variability",
+    "next": "reading against prediction",
+    "half_second": "reading against prediction half a second earlier",
+    "two_seconds": "reading against prediction two seconds earlier",
+    "next_spread": "spread of prediction errors",
 }
 """What each column is called."""
 

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines import atypicality
+from baselines.calibration import Scores
 from baselines.compression import Reference
+from baselines.reporting_grid import slots_of
 from baselines.sentences import WORDS, describe_pattern, strongest
 from baselines.stream_axis import join_streams, take_streams
 from gridsense.detection import Explain, Ticks, Track, channel_words
@@ -86,7 +88,7 @@ class Scored:
     """
 
     ticks: Ticks
-    layers: tuple[atypicality.Scores, ...]
+    layers: tuple[Scores, ...]
 
 
 class Scorers:
@@ -173,7 +175,7 @@ class Scorers:
         # What the scorers count as missing, before the first block or in a gap, is filled up: every tick is whole.
         ticks = len(layers[0].time_ns)
         whole = ticks * hop
-        begun = int(atypicality.slots_of(self.settings, block.time_ns[-1:])[0]) % hop
+        begun = int(slots_of(self.settings, block.time_ns[-1:])[0]) % hop
         absent = whole + begun - len(state.signals) - len(fresh)
         pad = np.full((absent, *fresh.shape[1:]), np.nan, np.float32)
         signals = np.concatenate([state.signals, pad, fresh])
@@ -266,7 +268,7 @@ class Scorers:
             out[pmu.name] = tuple(describe_pattern(reference, s, p, names) for p in patterns)
         return out
 
-    def _track(self, i: int, scores: atypicality.Scores, time_ns: NDArray[np.int64]) -> Track:
+    def _track(self, i: int, scores: Scores, time_ns: NDArray[np.int64]) -> Track:
         """Put one layer on the ticks' axis."""
         score = np.full((len(time_ns), len(self.table.pmus)), np.nan)
         due = np.zeros(len(time_ns), bool)

@@ -13,26 +13,23 @@ from scipy.signal import lfilter
 
 from baselines.atypicality import (
     FAST,
-    LEARN_NUMBERS,
     MINUTE,
     SIDE_BY_SIDE,
     TEN_SECONDS,
     Layer,
-    Scores,
     Settings,
     State,
-    Status,
     explain_score,
     initial,
     references_of,
     settle,
-    slots_of,
     step,
-    times_of,
 )
+from baselines.calibration import LEARN_NUMBERS, Scores, Status
 from baselines.compression import Reference, blank_reference, distance, explain, learn, standardise
 from baselines.errors import BaselinesError, ReferenceMismatchError, ShapeError, TimeOrderError
 from baselines.patterns import cluster
+from baselines.reporting_grid import slots_of, times_of
 from baselines.sentences import WORDS, degree, describe_pattern, sentence, strongest
 from baselines.signatures import FAST_DESCRIPTORS, SUMMARY_DESCRIPTORS
 from baselines.stream_axis import from_arrays, join_streams, take_streams, to_arrays
@@ -317,7 +314,8 @@ def test_a_layer_says_how_much_it_needs() -> None:
     assert [told.overlap(layer) for layer in told.layers] == [6, 5, 5]
     assert told.descriptors(FAST) == FAST_DESCRIPTORS
     assert told.descriptors(MINUTE) == SUMMARY_DESCRIPTORS
-    assert set(WORDS) == {*FAST_DESCRIPTORS, *SUMMARY_DESCRIPTORS}
+    predicted = {"next", "half_second", "two_seconds", "next_spread"}
+    assert set(WORDS) == {*FAST_DESCRIPTORS, *SUMMARY_DESCRIPTORS, *predicted}
 
 
 def test_typical_patterns_are_found_and_described(calm: tuple[State, tuple[Scores, ...]]) -> None:
@@ -352,6 +350,19 @@ def test_degrees_of_unusual() -> None:
     assert sentence("voltage magnitude", "Bus 2", WORDS["misfit"], 9.1) == (
         "voltage magnitude at Bus 2: variability very high, 9.1 sd"
     )
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "z", "expected"),
+    [
+        ("next", 31.0, "reading against prediction very high, 31.0 sd"),
+        ("half_second", -2.5, "reading against prediction half a second earlier low, 2.5 sd"),
+        ("two_seconds", -8.0, "reading against prediction two seconds earlier very low, 8.0 sd"),
+        ("next_spread", 4.2, "spread of prediction errors very high, 4.2 sd"),
+    ],
+)
+def test_what_was_predicted_is_put_into_words(descriptor: str, z: float, expected: str) -> None:
+    assert sentence("voltage angle V1", "Bus 2", WORDS[descriptor], z) == f"voltage angle V1 at Bus 2: {expected}"
 
 
 def test_a_grid_of_thousands_is_summarised_as_its_parts_are() -> None:

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from baselines.atypicality import Layer, Scores, Settings, State, Status, initial, step
+from baselines.atypicality import Layer, Settings, State, initial, step
+from baselines.calibration import Scores, Status
 from baselines.stream_axis import from_arrays, join_streams, take_streams, to_arrays
 
 Step = Callable[[State, NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]], tuple[State, tuple[Scores, ...]]]

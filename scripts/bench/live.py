@@ -34,7 +34,7 @@ import numpy as np  # noqa: E402  # after the BLAS is settled
 from rich.console import Console  # noqa: E402  # after the path
 from rich.table import Table  # noqa: E402  # after the path
 
-from baselines.atypicality import Status  # noqa: E402  # after the path
+from baselines.calibration import Status  # noqa: E402  # after the path
 from baselines.stream_axis import take_streams  # noqa: E402  # after the path
 from gridsense.config import Config, load  # noqa: E402  # after the path
 from gridsense.logs import set_up  # noqa: E402  # after the path
