@@ -74,7 +74,7 @@ class Engine(Protocol):
         Returns
         -------
         Floats
-            One row a stream: `(N, L, 2, H)` for an LSTM.
+            One row a stream: `(N, L, 2, H)` for an LSTM. Not to be written to: it may be the state itself.
         """
 
     def from_numpy(self, state: Floats) -> State:
@@ -83,7 +83,7 @@ class Engine(Protocol):
         Parameters
         ----------
         state
-            From `to_numpy` of any engine of this network.
+            From `to_numpy` of any engine of this network. It may be kept: write to a copy.
 
         Returns
         -------
