@@ -33,6 +33,7 @@ from gridsense.commands.gateway import gateway
 from gridsense.commands.init import init
 from gridsense.commands.run import run as run_processor
 from gridsense.commands.simulate_pmu import simulate_pmu
+from gridsense.commands.train import train
 from gridsense.commands.up import up
 from gridsense.commands.watch import watch
 from gridsense.demo import show as watching
@@ -42,6 +43,7 @@ from gridsense.events import rfc3339
 from gridsense.pipeline import Settings
 from gridsense.sources import open_source
 from gridsense.store import EventStore
+from models.errors import ModelsError
 from streams.archives import Archive
 from streams.errors import SettingsError, StreamsError
 
@@ -99,7 +101,7 @@ def exit_code(error: Exception) -> int:
     kinds: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
         ((CycloptsError, UsageError, SettingsError), EXIT_USAGE),
         ((PeerError,), EXIT_PEER),
-        ((GridSenseError, StreamsError, BaselinesError, OSError), EXIT_INPUT),
+        ((GridSenseError, StreamsError, BaselinesError, ModelsError, OSError), EXIT_INPUT),
     )
     return next((code for classes, code in kinds if isinstance(error, classes)), EXIT_BUG)
 
@@ -290,8 +292,8 @@ def detect(
         console.print(line, highlight=False, markup=False)
 
 
-for _live in (simulate_pmu, gateway, run_processor, watch, archive, up, init, check_config):
-    _command(_live)
+for _function in (simulate_pmu, gateway, run_processor, watch, archive, up, init, check_config, train):
+    _command(_function)
 
 
 def _write(line: bytes) -> None:

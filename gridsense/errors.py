@@ -5,9 +5,12 @@
     ├── InputError           a file cannot be read or understood              exit 3
     │   └── LabelError       a file of labels
     ├── StoreError           the event store cannot be opened or written      exit 3
+    ├── TrainingError        a training failed; the message quotes its log    exit 3
+    ├── VerificationError    a model is whole, and breaks a promise           exit 3
     └── PeerError            a broker or worker cannot be reached             exit 4
 
-`streams.errors.StreamsError` and `baselines.errors.BaselineError` are the roots of the libraries'; both exit with 3.
+`streams.errors.StreamsError`, `baselines.errors.BaselinesError` and `models.errors.ModelsError` are the roots of the
+libraries'; all exit with 3.
 A class exists only where a caller catches it differently. A message says what, which, and what to do.
 """
 
@@ -32,6 +35,14 @@ class LabelError(InputError):
 
 class StoreError(GridSenseError):
     """The event store cannot be opened or written."""
+
+
+class TrainingError(GridSenseError):
+    """A training failed; the message quotes its log."""
+
+
+class VerificationError(GridSenseError):
+    """A model is whole, and yet an engine does not run it as promised."""
 
 
 class PeerError(GridSenseError):

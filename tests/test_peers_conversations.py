@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,21 +9,10 @@ import numpy as np
 import pytest
 
 from scripts.check.peers import CLIENTS, FLOATS, INTEGERS, MIXED, RECTANGULAR_INTEGERS, SERVERS, Found, as_json, can
-from scripts.peers.environment import EnvironmentMissingError, peers_python
 from scripts.peers.scene import Form, Scene, make_scene
 from scripts.peers.sessions import Conversation, client_reads, server_is_read
 
 FRAMES = 100
-
-
-@pytest.fixture(scope="session")
-def python() -> Path:
-    try:
-        return peers_python()
-    except EnvironmentMissingError as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"{error}: CI reaches the registries")
-        pytest.skip(str(error))
 
 
 def plain(peer: str, form: Form, pmus: int) -> Scene:
@@ -39,9 +27,9 @@ def agreed(conversation: Conversation) -> None:
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize(("form", "pmus"), [(FLOATS, 1), (INTEGERS, 3)], ids=["floats", "integers"])
 def test_a_third_party_client_reads_the_simulator(
-    python: Path, tmp_path: Path, client: str, form: Form, pmus: int
+    peers_python: Path, tmp_path: Path, client: str, form: Form, pmus: int
 ) -> None:
-    heard = client_reads(python, client, plain(client, form, pmus), tmp_path)
+    heard = client_reads(peers_python, client, plain(client, form, pmus), tmp_path)
     if can(client, form):
         agreed(heard)
     else:  # see scripts.check.peers.LIMITED; should a new version learn it, the check shall ask for it
@@ -49,8 +37,8 @@ def test_a_third_party_client_reads_the_simulator(
 
 
 @pytest.mark.parametrize("client", [c for c in CLIENTS if can(c, FLOATS)])
-def test_a_third_party_client_reads_a_concentrator_made_up(python: Path, tmp_path: Path, client: str) -> None:
-    agreed(client_reads(python, client, make_scene(FLOATS, 3, FRAMES), tmp_path, made=True))
+def test_a_third_party_client_reads_a_concentrator_made_up(peers_python: Path, tmp_path: Path, client: str) -> None:
+    agreed(client_reads(peers_python, client, make_scene(FLOATS, 3, FRAMES), tmp_path, made=True))
 
 
 @pytest.mark.parametrize(
@@ -59,17 +47,17 @@ def test_a_third_party_client_reads_a_concentrator_made_up(python: Path, tmp_pat
     ids=["pyc37, mixed", "pyc37, integers", "synchrophasor, integers", "pysynphasor, floats"],
 )
 def test_the_gateway_reads_a_third_party_server(
-    python: Path, tmp_path: Path, server: tuple[str, ...], form: Form
+    peers_python: Path, tmp_path: Path, server: tuple[str, ...], form: Form
 ) -> None:
-    agreed(server_is_read(python, server, make_scene(form, 3, FRAMES, plain=False), tmp_path))
+    agreed(server_is_read(peers_python, server, make_scene(form, 3, FRAMES, plain=False), tmp_path))
 
 
-def test_a_wrong_number_is_a_difference(python: Path, tmp_path: Path) -> None:
+def test_a_wrong_number_is_a_difference(peers_python: Path, tmp_path: Path) -> None:
     scene = make_scene(INTEGERS, 3, FRAMES, plain=False)
     frequency, sent = scene.frequency.copy(), scene.sent.copy()
     frequency[50, 1] += 1
     sent[70, 2, 1, 0] += 1
-    found = server_is_read(python, ("pysynphasor",), replace(scene, frequency=frequency, sent=sent), tmp_path)
+    found = server_is_read(peers_python, ("pysynphasor",), replace(scene, frequency=frequency, sent=sent), tmp_path)
     assert [d.partition(",")[0] for d in found.differences] == [
         "phasor: 1 of 900 differ",
         "frequency: 1 of 300 differ",

@@ -26,7 +26,8 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from scripts.peers.environment import EnvironmentMissingError, peers_python
+    from models.errors import VirtualEnvironmentError
+    from scripts.peers.environment import peers_python
     from scripts.peers.scene import Form, make_scene
     from scripts.peers.sessions import Conversation, PeerError, client_reads, server_is_read
     from scripts.peers.wire import Seen, loopback_is_open, tshark_is_there, watch
@@ -152,7 +153,7 @@ def look(*, quick: bool, say: Callable[[str], None]) -> Found:
     try:
         say("making or finding the peers' environment")
         python = peers_python()
-    except EnvironmentMissingError as error:
+    except VirtualEnvironmentError as error:
         skipped.append(f"clients and servers: {error}")
     else:
         for kind, hold in conversations(python, quick=quick):
