@@ -31,6 +31,8 @@ from gridsense.commands.archive import archive
 from gridsense.commands.check_config import check_config
 from gridsense.commands.gateway import gateway
 from gridsense.commands.init import init
+from gridsense.commands.model import compare, verify
+from gridsense.commands.model import inspect as inspect_model
 from gridsense.commands.run import run as run_processor
 from gridsense.commands.simulate_pmu import simulate_pmu
 from gridsense.commands.train import train
@@ -77,11 +79,11 @@ app = App(
 )
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
+def _command(function: Callable[..., None], to: App = app, name: str | None = None) -> Callable[..., None]:
     """Make a function a command; the Examples of its docstring close its help."""
     _, _, rest = (function.__doc__ or "").partition("    Examples\n    --------\n")
     examples, _, _ = rest.partition("\n\n")
-    app.command(function, help_epilogue=f"Examples:\n\n{dedent(examples)}" if examples else None)
+    to.command(function, name=name, help_epilogue=f"Examples:\n\n{dedent(examples)}" if examples else None)
     return function
 
 
@@ -294,6 +296,12 @@ def detect(
 
 for _function in (simulate_pmu, gateway, run_processor, watch, archive, up, init, check_config, train):
     _command(_function)
+
+model = App(name="model", help="Trained models: what one is, whether every engine runs it alike, which is better.")
+app.command(model)
+_command(inspect_model, model, "inspect")
+_command(verify, model)
+_command(compare, model)
 
 
 def _write(line: bytes) -> None:

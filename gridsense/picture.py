@@ -5,6 +5,7 @@ It needs matplotlib (`pip install "gridsense-pmu[plot]"`), which is imported onl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
@@ -85,4 +86,43 @@ def draw(event: Event, signals: Block, tick_ns: NDArray[np.int64], grid: NDArray
     if handles:
         figure.legend(handles, labels, loc="outside right center", fontsize="small", title="most affected")
     figure.suptitle(f"{event.cause}: {event.kind}\n{fill(event.sentence, TITLE_WIDTH)}", fontsize="medium")
+    figure.savefig(path, dpi=110)
+
+
+def draw_drift(worst: NDArray[np.float64], names: Sequence[str], frames_each: int, promise: float, path: Path) -> None:
+    """Draw how far engines of one network drift apart.
+
+    Parameters
+    ----------
+    worst
+        `(E, K)` largest deviations of so many frames.
+    names
+        Of the engines, in words.
+    frames_each
+        Of each deviation.
+    promise
+        What it must stay below.
+    path
+        PNG to write.
+
+    Raises
+    ------
+    UsageError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 (an optional extra)
+    except ImportError as error:
+        raise UsageError('pictures need matplotlib: pip install "gridsense-pmu[plot]"') from error
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axis = figure.subplots()
+    ends = np.arange(1, worst.shape[1] + 1) * frames_each
+    for name, row in zip(names, worst, strict=True):
+        axis.plot(ends, np.where(np.isfinite(row) & (row > 0), row, np.nan), linewidth=1.1, label=name)
+    axis.axhline(promise, color="tab:red", linestyle="--", linewidth=0.9, label="promised")
+    axis.set_yscale("log")
+    axis.set_xlabel("frames since the streams began")
+    axis.set_ylabel(f"largest deviation of {frames_each:,} frames")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
     figure.savefig(path, dpi=110)
