@@ -8,7 +8,7 @@ training and backtest use this very code. It predicts nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ LEAST_SCALE = 0.02
 """A running scale never falls below this share of the stored one: a frozen channel has no scale of its own."""
 LEAST_COMPANY = 3
 """Streams that a region's median needs."""
+ZERO = np.float32(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +31,25 @@ class Running:
 
     Attributes
     ----------
-    last
-        `(N, C)` float32: the last reading, or what stood in for it.
     level
-        `(N, C, K - 1)` float32: running levels, one a pace.
+        `(N, C, K)` float32: the last reading, or what stood in for it; then the running levels, one a pace.
     square
-        `(N, C, K)` float32: running mean squares of the deviations.
+        `(N, C, K)` float32: running mean squares of the deviations from them.
     count
-        `(N, C)` int32: good readings that made them; they stop counting at the time constant.
-    begun
-        `(N, C)` bool: there is a level.
+        `(N, C)` int32: good readings that made those; they stop counting at the time constant.
+    gap
+        `(N, C)` int32: frames since the last good reading. It stops at one more than can be bridged: no level then.
     """
 
-    last: NDArray[np.float32]
     level: NDArray[np.float32]
     square: NDArray[np.float32]
     count: NDArray[np.int32]
-    begun: NDArray[np.bool_]
+    gap: NDArray[np.int32]
+
+    @property
+    def last(self) -> NDArray[np.float32]:
+        """`(N, C)`: the last reading, or what stood in for it."""
+        return self.level[:, :, 0]
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,10 @@ class Regions:
         return np.concatenate([median.astype(np.float32), lone])[self.row]
 
 
-@dataclass(frozen=True)
 class Features:
     """Makes the inputs of one set of streams.
 
-    Attributes
+    Parameters
     ----------
     spec
         What the network was made for.
@@ -118,8 +120,16 @@ class Features:
         Who stands together.
     """
 
-    spec: Spec
-    regions: Regions
+    def __init__(self, spec: Spec, regions: Regions) -> None:
+        self.spec = spec
+        self.regions = regions
+        self.turn = turns(spec)
+        self.bridge = round(spec.bridge_s * spec.rate_hz)
+        self._scale = np.asarray(spec.scale, np.float32)
+        self._clip = np.float32(spec.clip)
+        self._floor = (LEAST_SCALE * self._scale) ** 2
+        self._pace = np.asarray([1, *(1 - np.exp(-1 / (spec.rate_hz * p)) for p in spec.paces_s)], np.float32)
+        self._longest, self._prior = (np.int32(max(1, round(s * spec.rate_hz))) for s in (spec.scale_s, spec.prior_s))
 
     def initial(self) -> Running:
         """Begin with nothing seen.
@@ -129,15 +139,28 @@ class Features:
         Running
             For `step`.
         """
-        n, c, k = len(self.regions.region), len(self.spec.slots), len(self.spec.horizons)
-        prior = np.asarray(self.spec.scale, np.float32) ** 2
+        n, (c, k) = len(self.regions.region), self._scale.shape
         return Running(
-            last=np.zeros((n, c), np.float32),
-            level=np.zeros((n, c, k - 1), np.float32),
-            square=np.broadcast_to(prior, (n, c, k)).copy(),
+            level=np.zeros((n, c, k), np.float32),
+            square=np.broadcast_to(self._scale**2, (n, c, k)).copy(),
             count=np.zeros((n, c), np.int32),
-            begun=np.zeros((n, c), bool),
+            gap=np.full((n, c), self.bridge + 1, np.int32),
         )
+
+    def begun(self, state: Running) -> NDArray[np.bool_]:
+        """Say which channels have a level to be predicted from.
+
+        Parameters
+        ----------
+        state
+            Of these streams.
+
+        Returns
+        -------
+        NDArray[np.bool_]
+            `(N, C)`.
+        """
+        return state.gap <= self.bridge
 
     def step(
         self, state: Running, values: NDArray[np.float32], good: NDArray[np.bool_], fill: NDArray[np.float32]
@@ -160,61 +183,55 @@ class Features:
         tuple[Running, NDArray[np.float32]]
             The new state, and `(N, F)` inputs.
         """
-        spec = self.spec
-        turn = turns(spec)
-        stands_in = ~good & ~np.isnan(fill) & state.begun
-        used = good | stands_in
+        shape = n, c, k = state.level.shape
+        begun = self.begun(state)
+        gap = np.where(good, np.int32(0), np.minimum(state.gap + np.int32(1), np.int32(self.bridge + 1)))
+        stands_in = begun & ~good & (gap <= self.bridge) & ~np.isnan(fill)
         value = np.where(good, values, np.where(stands_in, fill, state.last))
-        begins = good & ~state.begun
-        last = np.where(begins, value, state.last)
-        level = np.where(begins[:, :, None], value[:, :, None], state.level)
-        deviation = value[:, :, None] - np.concatenate([last[:, :, None], level], axis=2)
-        deviation -= turn[:, None] * np.rint(deviation / np.where(turn > 0, turn, 1)[:, None])
-        bounded = np.where(used[:, :, None], deviation / np.sqrt(state.square), np.float32(np.nan))
-        np.clip(bounded, -spec.clip, spec.clip, out=bounded)
-        flat = bounded.reshape(len(value), -1)
-        inputs = np.concatenate(
-            [np.nan_to_num(flat, nan=0.0), self.regions.medians(flat), (~good).astype(np.float32)], 1
-        )
-        pace = np.asarray([1 - np.exp(-1 / (spec.rate_hz * p)) for p in spec.paces_s], np.float32)
-        level = level + pace * np.where(used[:, :, None], deviation[:, :, 1:], 0)
-        level -= turn[:, None] * np.rint(level / np.where(turn > 0, turn, 1)[:, None])
-        longest, prior = round(spec.scale_s * spec.rate_hz), round(spec.prior_s * spec.rate_hz)
-        weight = 1 / (np.minimum(state.count, longest) + prior).astype(np.float32)
-        grown = np.minimum(deviation**2, SURPRISE * state.square) - state.square
-        learns = good & ~begins
-        square = state.square + np.where(learns[:, :, None], weight[:, :, None] * grown, 0)
-        floor = (LEAST_SCALE * np.asarray(spec.scale, np.float32)) ** 2
-        return (
-            Running(
-                last=value,
-                level=level,
-                square=np.maximum(square, floor),
-                count=np.minimum(state.count + learns, longest).astype(np.int32),
-                begun=state.begun | good,
-            ),
-            inputs,
-        )
+        # Spread out to every deviation of a channel, since NumPy is slow along axes as short as K.
+        used, learns, starts = good | stands_in, good & begun, good & ~begun
+        used_k, learns_k, starts_k, value_k = (_spread(x, shape) for x in (used, learns, starts, value))
+        past = np.where(starts_k, value_k, state.level)
+        deviation: NDArray[np.float32] = value_k - past
+        wrap(deviation, self.turn)
+        bounded: NDArray[np.float32] = np.clip(deviation / np.sqrt(state.square), -self._clip, self._clip)
+        inputs = np.empty((n, self.spec.inputs), np.float32)
+        inputs[:, : c * k] = np.where(used_k, bounded, ZERO).reshape(n, c * k)
+        bounded[~used_k] = np.nan
+        inputs[:, c * k : 2 * c * k] = self.regions.medians(bounded.reshape(n, c * k))
+        inputs[:, 2 * c * k :] = ~good
+        level = past + np.where(used_k, self._pace * deviation, ZERO)
+        level[:, :, 0] = value
+        wrap(level, self.turn)
+        weight = np.float32(1) / (np.minimum(state.count, self._longest) + self._prior).astype(np.float32)
+        grown = np.minimum(deviation * deviation, SURPRISE * state.square) - state.square
+        square = state.square + np.where(learns_k, grown * _spread(weight, shape), ZERO)
+        count = np.minimum(state.count + learns, self._longest)
+        return Running(level, np.maximum(square, self._floor), count, gap), inputs
 
 
-def reshaped(state: Running, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Running:
-    """Change the shape of every array.
+def _spread(channels: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[Any]:
+    """From `(N, C)` to `(N, C, K)`."""
+    return np.repeat(channels, shape[2], axis=1).reshape(shape)
+
+
+def mapped(change: Callable[..., NDArray[Any]], *states: Running) -> Running:
+    """Change every array.
 
     Parameters
     ----------
-    state
-        Any.
     change
-        Of one array.
+        Takes the arrays of one name, one of each state, and gives the new one.
+    *states
+        At least one.
 
     Returns
     -------
     Running
-        The same in another shape.
+        Of the new arrays.
     """
-    return Running(
-        change(state.last), change(state.level), change(state.square), change(state.count), change(state.begun)
-    )
+    names = [each.name for each in fields(Running)]
+    return Running(*(change(*(getattr(state, name) for state in states)) for name in names))
 
 
 def turns(spec: Spec) -> NDArray[np.float32]:
@@ -231,6 +248,20 @@ def turns(spec: Spec) -> NDArray[np.float32]:
         `(C,)`: a full turn in degrees, 0 where nothing wraps.
     """
     return np.asarray([FULL_TURN_DEG if slot in ANGLES else 0 for slot in spec.slots], np.float32)
+
+
+def wrap(values: NDArray[np.float32], turn: NDArray[np.float32]) -> None:
+    """Take the shorter way round, in place.
+
+    Parameters
+    ----------
+    values
+        `(N, C, ...)` angles among others; NaN stays NaN.
+    turn
+        `(C,)`: see `turns`.
+    """
+    for c in np.flatnonzero(turn):
+        values[:, c] -= turn[c] * np.rint(values[:, c] / turn[c])
 
 
 def scales(state: Running) -> NDArray[np.float32]:

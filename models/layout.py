@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -34,24 +35,49 @@ class Layout:
     region: NDArray[np.intp]
     width: int
 
+    @cached_property
+    def views(self) -> NDArray[np.intp]:
+        """`(N,)`: the network streams: those of the `S * V` views, PMUs first, that have any channel."""
+        found: NDArray[np.intp] = np.flatnonzero((self.channel >= 0).any(2))
+        return found
+
     @property
     def streams(self) -> int:
-        """`N`: network streams, `S * V`; PMUs first."""
-        return int(np.prod(self.channel.shape[:2]))
+        """`N`."""
+        return len(self.views)
+
+    @cached_property
+    def stream_pmu(self) -> NDArray[np.intp]:
+        """`(N,)`: whose each stream is."""
+        pmu: NDArray[np.intp] = self.views // self.channel.shape[1]
+        return pmu
 
     @property
     def stream_region(self) -> NDArray[np.intp]:
         """`(N,)`: views of one number of one region stand together."""
-        pmus, views, _ = self.channel.shape
-        region: NDArray[np.intp] = self.region[:, None] * views + np.arange(views)
-        return np.where(np.broadcast_to(self.region[:, None] < 0, (pmus, views)), -1, region).reshape(-1)
+        number = self.channel.shape[1]
+        region = self.region[self.stream_pmu]
+        return np.where(region < 0, -1, region * number + self.views % number)
 
     @property
     def predicted(self) -> NDArray[np.bool_]:
         """`(S, C')`: the channels that stand in some slot."""
-        out = np.zeros((len(self.channel), self.width + 1), bool)
-        np.put_along_axis(out, self.channel.reshape(len(out), -1) % (self.width + 1), values=True, axis=1)
-        return out[:, :-1]
+        predicted: NDArray[np.bool_] = self._slot.reshape(len(self.channel), self.width) >= 0
+        return predicted
+
+    @cached_property
+    def _channel(self) -> NDArray[np.intp]:
+        """`(N * C,)`: where among `S * C'` the channel of each slot is; -1 where there is none."""
+        channel = self.channel.reshape(-1, self.channel.shape[2])[self.views]
+        return np.where(channel < 0, -1, channel + self.width * self.stream_pmu[:, None]).reshape(-1)
+
+    @cached_property
+    def _slot(self) -> NDArray[np.intp]:
+        """`(S * C',)`: where among `N * C` the slot of each channel is; -1 where it stands in none."""
+        slot = np.full(len(self.channel) * self.width, -1, np.intp)
+        taken = np.flatnonzero(self._channel >= 0)
+        slot[self._channel[taken]] = taken
+        return slot
 
     def gather(self, block: NDArray[N], absent: float) -> NDArray[N]:
         """Put the channels of a frame, or of many, into their slots.
@@ -68,11 +94,13 @@ class Layout:
         NDArray[N]
             `(..., N, C)`.
         """
-        pad = np.full((*block.shape[:-1], 1), absent, block.dtype)
-        padded = np.concatenate([block, pad], axis=-1)
-        pmu = np.arange(len(self.channel))[:, None, None]
-        slots = padded[..., pmu, self.channel % (self.width + 1)]
-        return slots.reshape(*block.shape[:-2], self.streams, self.channel.shape[2])
+        lead: tuple[int, ...] = block.shape[:-2]
+        shape = (*lead, self.streams, self.channel.shape[2])
+        if not self.streams:
+            return np.empty(shape, block.dtype)
+        slots = np.take(block.reshape(*lead, len(self._slot)), self._channel, axis=-1)
+        slots[..., self._channel < 0] = absent
+        return slots.reshape(shape)
 
     def scatter(self, slots: NDArray[np.float32]) -> NDArray[np.float32]:
         """Put slots back into the order of a block's channels.
@@ -87,12 +115,14 @@ class Layout:
         NDArray[np.float32]
             `(..., S, C', X)`; NaN for channels that stand in no slot.
         """
-        pmus, views, width = self.channel.shape
         lead, depth = slots.shape[:-3], slots.shape[-1]
-        out = np.full((*lead, pmus, self.width + 1, depth), np.nan, slots.dtype)
-        pmu = np.broadcast_to(np.arange(pmus)[:, None, None], self.channel.shape)
-        out[..., pmu, self.channel % (self.width + 1), :] = slots.reshape(*lead, pmus, views, width, depth)
-        return out[..., :-1, :]
+        shape = (*lead, len(self.channel), self.width, depth)
+        if not self.streams:
+            return np.full(shape, np.nan, slots.dtype)
+        block = np.take(slots.reshape(*lead, len(self._channel), depth), self._slot, axis=-2)
+        if (self._slot < 0).any():
+            block[..., self._slot < 0, :] = np.nan
+        return block.reshape(shape)
 
 
 def place(slots: Sequence[str], quantities: Sequence[Sequence[str]], regions: Sequence[str]) -> Layout:

@@ -7,8 +7,7 @@ missing reading is bridged by its prediction, never fed. It calls nothing atypic
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.engines import Engine
 from models.errors import ShapeError
-from models.features import Features, Regions, Running, reshaped, scales, turns
+from models.features import Features, Regions, Running, mapped, scales, wrap
 from models.layout import Layout
 from models.spec import Spec
 
@@ -37,22 +36,19 @@ class State:
     running
         Levels and scales of the features; its arrays `(S, V, C, ...)`.
     network
-        `(S, V, ...)` float32: the recurrent state.
+        `(S, V, ...)` float32: the recurrent state; where a view has not begun, what it begins with.
     frames
-        `(S, V)` int32: frames since the view began, no more than its warm-up has.
-    gap
-        `(S, V, C)` int32: frames since the last good reading, no more than can be bridged and one.
+        `(S, V)` int32: frames since the view began, no more than its warm-up has; 0 before, and after a long gap.
     pending
-        For each horizon of h frames `(S, V, h, C, 2)` float32: expected value and spread of the frames to come, the
-        one for slot t in place t % h; NaN where nothing was predicted.
+        For each horizon of h frames, h arrays `(S, V, C, 2)` float32: expected value and spread of the frames to come,
+        the one for slot t in place t % h; NaN where nothing was predicted.
     """
 
     slot: NDArray[np.int64]
     running: Running
     network: NDArray[np.float32]
     frames: NDArray[np.int32]
-    gap: NDArray[np.int32]
-    pending: tuple[NDArray[np.float32], ...]
+    pending: tuple[tuple[NDArray[np.float32], ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ class Forecast:
         `(T, S, C', K)` float32: reading minus expected, in spreads; NaN also where the reading is not good, or the view
         has not warmed up.
     warm
-        `(T, S)` bool: the PMU is predicted, and its views have warmed up.
+        `(T, S)` bool: some view of the PMU has warmed up.
     ahead, ahead_spread
         `(T, S, C', K)` float32: what is expected so many frames after each frame.
     """
@@ -101,10 +97,8 @@ class Predictor:
         self.layout = layout
         self.engine = engine
         self.features = Features(spec, Regions(layout.stream_region))
-        self.bridge = round(spec.bridge_s * spec.rate_hz)
         self.warm = round(spec.warm_s * spec.rate_hz)
-        self.turn = turns(spec)
-        self.present: NDArray[np.bool_] = layout.channel.reshape(layout.streams, -1) >= 0
+        self.first = engine.to_numpy(engine.initial(1))[0]
 
     def initial(self) -> State:
         """Begin with nothing seen.
@@ -115,17 +109,14 @@ class Predictor:
             For the first `step`.
         """
         pmus, views, c = self.layout.channel.shape
-        n = pmus * views
-        network = self.engine.to_numpy(self.engine.initial(n))
-        begun = State(
+        blank = Features(self.spec, Regions(np.full(pmus * views, -1))).initial()
+        return State(
             slot=np.full(pmus, NEVER),
-            running=self.features.initial(),
-            network=network,
-            frames=np.zeros(n, np.int32),
-            gap=np.full((n, c), self.bridge + 1, np.int32),
-            pending=tuple(np.full((n, h, c, 2), np.nan, np.float32) for h in self.spec.horizons),
+            running=mapped(lambda x: x.reshape(pmus, views, *x.shape[1:]), blank),
+            network=np.broadcast_to(self.first, (pmus, views, *self.first.shape)).copy(),
+            frames=np.zeros((pmus, views), np.int32),
+            pending=tuple((np.full((pmus, views, c, 2), np.nan, np.float32),) * h for h in self.spec.horizons),
         )
-        return _reshaped(begun, lambda x: x.reshape(pmus, views, *x.shape[1:]))
 
     def step(
         self, state: State, slots: NDArray[np.int64], values: NDArray[np.float32], good: NDArray[np.bool_]
@@ -153,108 +144,127 @@ class Predictor:
         ShapeError
             If the block has other PMUs or channels, or a slot is not after the one before.
         """
-        pmus, views, c = self.layout.channel.shape
+        pmus = len(self.layout.channel)
         if values.shape != (len(slots), pmus, self.layout.width) or good.shape != values.shape:
             raise ShapeError(
                 f"a block of {values.shape} with quality {good.shape} and {len(slots)} slots does not fit "
                 f"{pmus} PMUs of {self.layout.width} channels"
             )
-        n, horizons = pmus * views, self.spec.horizons
-        run = _Run(self, state, n)
         readings = self.layout.gather(np.where(good, values, np.float32(np.nan)), np.nan)
-        shape = (len(slots), n, c, len(horizons))
+        readings[~np.isfinite(readings)] = np.nan
+        run = _Run(self, state)
+        shape = (*readings.shape, len(self.spec.horizons))
         expected, spread, ahead, beyond = (np.empty(shape, np.float32) for _ in range(4))
-        deviation, warm = np.empty(shape, np.float32), np.empty((len(slots), n), bool)
+        warm = np.empty(readings.shape[:2], bool)
         for t, slot in enumerate(slots.tolist()):
             run.pass_over(slot)
             expected[t], spread[t] = run.expected(slot)
             ahead[t], beyond[t] = run.take(slot, readings[t])
             warm[t] = run.frames >= self.warm
-            away = readings[t][:, :, None] - expected[t]
-            away -= self.turn[:, None] * np.rint(np.nan_to_num(away) / np.where(self.turn > 0, self.turn, 1)[:, None])
-            deviation[t] = np.where(warm[t][:, None, None], away / spread[t], np.float32(np.nan))
-        empty: NDArray[np.bool_] = ~np.any(self.present.reshape(pmus, views, c), axis=2)
-        whole: NDArray[np.bool_] = np.all(warm.reshape(len(slots), pmus, views) | empty, axis=2) & ~empty.all(1)
-        scattered = (self.layout.scatter(x) for x in (expected, spread, deviation, ahead, beyond))
-        expected, spread, deviation, ahead, beyond = scattered
-        network = self.engine.to_numpy(run.network)
-        new = State(run.slots(pmus), run.running, network, run.frames, run.gap, tuple(run.pending))
-        new = _reshaped(new, lambda x: x.reshape(pmus, views, *x.shape[1:]))
-        return new, Forecast(slots, expected, spread, deviation, whole, ahead, beyond)
+        deviation = readings[:, :, :, None] - expected
+        wrap(deviation.reshape(-1, *shape[2:]), self.features.turn)
+        deviation /= spread
+        deviation[~warm] = np.nan
+        scatter = self.layout.scatter
+        return run.state(state), Forecast(
+            slots=slots,
+            expected=scatter(expected),
+            spread=scatter(spread),
+            deviation=scatter(deviation),
+            warm=self._warm(warm),
+            ahead=scatter(ahead),
+            ahead_spread=scatter(beyond),
+        )
 
-
-def _reshaped(state: State, change: Callable[[NDArray[Any]], NDArray[Any]]) -> State:
-    """Fold network streams under their PMUs, or unfold them."""
-    return State(
-        slot=state.slot,
-        running=reshaped(state.running, change),
-        network=change(state.network),
-        frames=change(state.frames),
-        gap=change(state.gap),
-        pending=tuple(change(p) for p in state.pending),
-    )
+    def _warm(self, streams: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """`(T, S)` of `(T, N)`."""
+        pmus, views, _ = self.layout.channel.shape
+        warm = np.zeros((len(streams), pmus * views), bool)
+        warm[:, self.layout.views] = streams
+        return np.asarray(warm.reshape(len(streams), pmus, views).any(2))
 
 
 class _Run:
-    """The frames of one block, one after the other, on copies of the state."""
+    """The frames of one block, one after the other. Arrays are replaced, never written to: they may be the state's."""
 
-    def __init__(self, predictor: Predictor, state: State, n: int) -> None:
-        flat = _reshaped(state, lambda x: x.reshape(n, *x.shape[2:]))
+    def __init__(self, predictor: Predictor, state: State) -> None:
         self.of = predictor
-        self.running, self.frames, self.gap = flat.running, flat.frames, flat.gap
-        self.network = predictor.engine.from_numpy(flat.network)
-        self.first = predictor.engine.to_numpy(predictor.engine.initial(1))[0]
-        self.pending = [p.copy() for p in flat.pending]
+        self.shape = predictor.layout.channel.shape[:2]
+        self.views = predictor.layout.views
+        self.every = len(self.views) == state.frames.size
         self.slot = int(state.slot.max(initial=NEVER))
+        self.running = mapped(self.streams, state.running)
+        self.network = predictor.engine.from_numpy(self.streams(state.network))
+        self.frames = self.streams(state.frames)
+        self.pending = [list(p) for p in state.pending]
 
-    def slots(self, pmus: int) -> NDArray[np.int64]:
-        """`(S,)`: the newest slot."""
-        return np.full(pmus, self.slot, np.int64)
+    def streams(self, whole: NDArray[Any]) -> NDArray[Any]:
+        """From `(S, V, ...)` to `(N, ...)`."""
+        flat = whole.reshape(-1, *whole.shape[2:])
+        return flat if self.every else flat[self.views]
+
+    def whole(self, streams: NDArray[Any], elsewhere: NDArray[Any]) -> NDArray[Any]:
+        """From `(N, ...)` to `(S, V, ...)`; `elsewhere` holds what stands where there is no channel."""
+        if self.every:
+            return streams.reshape(*self.shape, *streams.shape[1:])
+        out = np.array(np.broadcast_to(elsewhere, (*self.shape, *streams.shape[1:])))
+        out.reshape(-1, *streams.shape[1:])[self.views] = streams
+        return out
+
+    def state(self, old: State) -> State:
+        """Take down what is remembered now."""
+        network, resting = self.of.engine.to_numpy(self.network), self.frames == 0
+        if resting.any():
+            network = np.array(network)
+            network[resting] = self.of.first
+        return State(
+            slot=np.full_like(old.slot, self.slot),
+            running=mapped(self.whole, self.running, old.running),
+            network=self.whole(network, old.network),
+            frames=self.whole(self.frames, old.frames),
+            pending=tuple(tuple(p) for p in self.pending),
+        )
 
     def pass_over(self, slot: int) -> None:
-        """Step through frames that did not come; begin anew after too many."""
-        missed = slot - self.slot - 1
+        """Step through frames that did not come; what follows the first of them that cannot be bridged is known."""
         if self.slot == NEVER:
             return
-        if missed < 0:
+        if slot <= self.slot:
             raise ShapeError(f"slot {slot} is not after slot {self.slot}: frames come in order, each once")
-        nothing = np.full(self.gap.shape, np.nan, np.float32)
-        for between in range(self.slot + 1, self.slot + 1 + min(missed, self.of.bridge + 1)):
+        nothing = np.full(self.running.gap.shape, np.nan, np.float32)
+        for between in range(self.slot + 1, min(slot, self.slot + self.of.features.bridge + 2)):
             self.take(between, nothing)
-        if missed > self.of.bridge + 1:
-            for pending in self.pending:
-                pending[:] = np.nan
+        for pending, h in zip(self.pending, self.of.spec.horizons, strict=True):
+            for between in range(self.slot + 1, min(slot, self.slot + 1 + h)):
+                pending[between % h] = np.full_like(pending[0], np.nan)
 
     def expected(self, slot: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """`(N, C, K)` twice: what was predicted of this slot."""
-        found = [pending[:, slot % h] for pending, h in zip(self.pending, self.of.spec.horizons, strict=True)]
-        both = np.stack(found, axis=2)
+        places = zip(self.pending, self.of.spec.horizons, strict=True)
+        both = np.stack([self.streams(pending[slot % h]) for pending, h in places], axis=2)
         return both[..., 0], both[..., 1]
 
     def take(self, slot: int, readings: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Take a frame in, NaN where nothing good came; predict what follows: `(N, C, K)` twice."""
-        of = self.of
-        good = ~np.isnan(readings)
-        self.gap = np.where(good, 0, np.minimum(self.gap + 1, of.bridge + 1)).astype(np.int32)
-        lost = self.gap > of.bridge
-        # A channel gone for long has no level any more; a view without any channel begins anew.
-        ended: NDArray[np.bool_] = np.all(lost | ~of.present, axis=1)
-        self.running = replace(self.running, begun=self.running.begun & ~lost)
-        self.running, inputs = of.features.step(self.running, readings, good, self.pending[0][:, 0, :, 0])
-        raw, network = of.engine.step(inputs, self.network)
-        if ended.any():
-            host = np.array(of.engine.to_numpy(network))
-            host[ended] = self.first
-            network = of.engine.from_numpy(host)
-        self.network, self.slot = network, slot
-        self.frames = np.where(ended, 0, np.minimum(self.frames + 1, of.warm)).astype(np.int32)
-        mean, width = np.split(raw.reshape(len(raw), 2, self.gap.shape[1], -1), 2, axis=1)
+        of, good = self.of, ~np.isnan(readings)
+        begins = (self.frames == 0) & good.any(1)
+        if begins.any():
+            network = np.array(of.engine.to_numpy(self.network))
+            network[begins] = of.first
+            self.network = of.engine.from_numpy(network)
+        fill = self.streams(self.pending[0][0])[:, :, 0]
+        self.running, inputs = of.features.step(self.running, readings, good, fill)
+        raw, self.network = of.engine.step(inputs, self.network)
+        self.slot, known = slot, of.features.begun(self.running)
+        # A channel gone for long has no level any more; a view without any begins anew.
+        self.frames = np.where(known.any(1), np.minimum(self.frames + np.int32(1), np.int32(of.warm)), np.int32(0))
         unit = scales(self.running)
-        known = (self.running.begun & ~ended[:, None])[:, :, None]
-        ahead = np.where(known, self.running.last[:, :, None] + mean[:, 0] * unit, np.float32(np.nan))
-        spread = np.where(known, np.exp(np.clip(width[:, 0], NARROWEST, WIDEST)) * unit, np.float32(np.nan))
-        turn = of.turn[:, None]
-        ahead -= turn * np.rint(np.nan_to_num(ahead) / np.where(turn > 0, turn, 1))
-        for k, h in enumerate(of.spec.horizons):
-            self.pending[k][:, slot % h] = np.stack([ahead[:, :, k], spread[:, :, k]], axis=2)
-        return ahead, spread
+        raw = raw.reshape(len(raw), 2, *unit.shape[1:])
+        mean = self.running.last[:, :, None] + raw[:, 0] * unit
+        wrap(mean, of.features.turn)
+        spread = np.exp(np.clip(raw[:, 1], NARROWEST, WIDEST)) * unit
+        mean[~known], spread[~known] = np.nan, np.nan
+        for k, (pending, h) in enumerate(zip(self.pending, of.spec.horizons, strict=True)):
+            both = np.stack([mean[:, :, k], spread[:, :, k]], axis=2)
+            pending[slot % h] = self.whole(both, np.full((1, 1, 1, 1), np.nan, np.float32))
+        return mean, spread

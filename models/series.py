@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import Features, Regions, scales, turns
+from models.features import Features, Regions, scales, wrap
 from models.layout import Layout
 from models.spec import Spec
 
@@ -89,8 +89,8 @@ def rows(
         to have said: the targets, and their weights 0 or 1.
     """
     features = Features(spec, Regions(layout.stream_region))
-    slots, there = layout.gather(values, np.nan), layout.gather(good, absent=False)
-    wanted = np.repeat(fit, layout.channel.shape[1], axis=1)
+    slots = layout.gather(np.where(good, values, np.float32(np.nan)), np.nan)
+    there, wanted = np.isfinite(slots), fit[:, layout.stream_pmu]
     count, n, c = slots.shape
     k = len(spec.horizons)
     inputs = np.empty((count, n, spec.inputs), np.float32)
@@ -100,14 +100,13 @@ def rows(
     state = features.initial()
     for t in range(count):
         state, inputs[t] = features.step(state, slots[t], there[t], state.last)
-        base[t], unit[t], begun[t] = state.last, scales(state), state.begun
+        base[t], unit[t], begun[t] = state.last, scales(state), features.begun(state)
     targets, weights = np.zeros((2, count, n, c, k), np.float32)
-    turn = turns(spec)
     for i, ahead in enumerate(spec.horizons):
         # Row t is answered from what was seen before it: base and unit of row t - 1, and the reading `ahead` after it.
-        last = count - ahead
+        last = max(count - ahead, 0)
         away = slots[ahead:] - base[:last]
-        away -= turn * np.rint(away / np.where(turn > 0, turn, 1))
+        wrap(away.reshape(-1, c), features.turn)
         asked = there[ahead:] & begun[:last] & (wanted[ahead:] & wanted[:last])[:, :, None]
         scaled = np.where(asked, away, 0) / unit[:last, :, :, i]
         targets[1 : last + 1, :, :, i] = np.clip(scaled, -FARTHEST, FARTHEST)

@@ -7,6 +7,7 @@ outputs into predicted readings, is here, so that a network is never fed other t
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 
 from models.errors import ArtifactError
@@ -126,13 +127,19 @@ def read_spec(text: str) -> Spec:
             bridge_s=float(read["bridge_s"]),
             warm_s=float(read["warm_s"]),
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ArtifactError(f"spec.json cannot be read: {error}") from error
     slots, horizons = len(spec.slots), len(spec.horizons)
     if horizons != len(spec.paces_s) + 1 or sorted(set(spec.horizons)) != list(spec.horizons) or spec.horizons[0] != 1:
         raise ArtifactError(f"spec.json: horizons {spec.horizons} do not fit paces_s {spec.paces_s}")
-    if len(spec.scale) != slots or any(len(row) != horizons or min(row) <= 0 for row in spec.scale):
+    if len(spec.scale) != slots or any(len(row) != horizons or not _above_zero(*row) for row in spec.scale):
         raise ArtifactError(f"spec.json: scale must be {slots} rows of {horizons} numbers above zero")
-    if min(spec.rate_hz, spec.clip, spec.scale_s, spec.prior_s, spec.bridge_s, spec.warm_s, *spec.paces_s) <= 0:
-        raise ArtifactError("spec.json: rate, clip and times must be above zero")
+    times_s = (spec.scale_s, spec.prior_s, spec.bridge_s, spec.warm_s, *spec.paces_s)
+    if not _above_zero(spec.rate_hz, spec.clip, *times_s):
+        raise ArtifactError("spec.json: rate, clip and times must be numbers above zero")
     return spec
+
+
+def _above_zero(*numbers: float) -> bool:
+    """Whether they are, and finite."""
+    return all(0 < number < math.inf for number in numbers)
