@@ -133,7 +133,7 @@ def learn(settings: Settings, sources: Sequence[Source], report: Callable[[Progr
         watch.take(pipeline.feed(together))
     watch.take(pipeline.finish())
     learned = pipeline.learned()
-    if learned is None or not learned.references[0].learned.all():
+    if learned is None or not learned.ready:
         raise InputError(
             f"the reference is too short: {watch.learning_s:.0f} s are missing; give more, or a smaller --learn"
         )

@@ -40,6 +40,8 @@ DECAYED_S = 5.0
 """How far back an open event's level is looked for, the newest window left out."""
 RESTLESS = ("spread", "variability")
 """How the words begin for descriptors that say how much a signal moves about."""
+SLOW_S = 1.5
+"""A score over a longer window is slow, unless nothing is faster: it lags, and sees what swings."""
 SETTLE = 0.2
 """Weight of a tick in the level before a disturbance: about a second at five ticks a second."""
 
@@ -141,7 +143,7 @@ class Disturbance:
     event
         As it stands.
     slow_ns
-        Window of the scorer that opened it, where it was not the fastest; else 0.
+        Window of the scorer that opened it, where that is slow; else 0.
     active_ns
         Last time at which it was seen.
     first_ns, peak
@@ -278,6 +280,7 @@ class Detector:
         self.jolt_ticks = math.ceil(windows_s[0] * 1e9 / self.tick_ns)
         self.decayed_ticks = math.ceil(DECAYED_S * 1e9 / self.tick_ns)
         self.windows_ns = tuple(round(w * 1e9) for w in windows_s)
+        self.slow = tuple(w > max(SLOW_S, windows_s[0]) for w in windows_s)
         self.thresholds = tuple(threshold(settings, w, len(windows_s)) for w in windows_s)
         self.alone = math.log(len(table.pmus)) + settings.alone
         self.merge_ns = round(max(settings.merge_s, 2 * windows_s[0]) * 1e9)
@@ -389,7 +392,7 @@ class Detector:
     def _corroborated(self, state: State, i: int, word: NDArray[np.float64]) -> float:
         """Score the grid by its PMUs; over a long window, two that swing together are enough."""
         score = corroborated(word, corroborators(len(word)))
-        if i == 0 or score > self.thresholds[i]:
+        if not self.slow[i] or score > self.thresholds[i]:
             return score
         loud = np.flatnonzero(word > self.thresholds[i])
         if len(loud) >= 2 and common_hz(state.recent[:, loud], self.rate_hz) is not None:
@@ -457,7 +460,7 @@ class Detector:
         )
         return Disturbance(
             event=event,
-            slow_ns=self.windows_ns[tick.grid_by] if tick.grid_by else 0,
+            slow_ns=self.windows_ns[tick.grid_by] if self.slow[tick.grid_by] else 0,
             active_ns=tick.now,
             first_ns=first,
             peak=np.full(len(score), -np.inf),
@@ -486,7 +489,8 @@ class Detector:
             worst = int(_known(np.where(state.armed[by], state.standing[by], np.nan)).argmax())
             terms = tick.explain(event.scorer, tick.k, worst) or event.contributions
             event = replace(event, minus_ln_p=tick.grid[by], contributions=terms)
-            swing_hz = own_hz(state.recent[:, self.table.index[event.pmus[0]]], self.rate_hz) if by else None
+            place = self.table.index[event.pmus[0]]
+            swing_hz = own_hz(state.recent[:, place], self.rate_hz) if self.slow[by] else None
         lasted_s = (tick.now - event.onset_ns) / 1e9
         if swing_hz is None and lasted_s >= RECENT_S:
             swing_hz = own_hz(state.recent[:, self.table.index[event.pmus[0]]], self.rate_hz)
@@ -526,7 +530,7 @@ class Detector:
         if cause is Cause.UNKNOWN and len(self.table.pmus) == 1:
             cause, kind = Cause.GRID, "disturbance"  # all its signals moved and there is nobody to contradict
         restless = bool(contributions) and contributions[0].descriptor.startswith(RESTLESS)
-        swing_hz = own_hz(state.recent[:, s], self.rate_hz) if by and restless else None
+        swing_hz = own_hz(state.recent[:, s], self.rate_hz) if self.slow[by] and restless else None
         if swing_hz is not None:  # no measurement fault that we know swings: a machine or a control beside it does
             cause, kind = Cause.UNKNOWN, "oscillation"
         words = "moves alone" if len(self.table.pmus) > 1 else "moves"
@@ -534,7 +538,7 @@ class Detector:
             id=event_id(self.source, onset, name, cause),
             source=self.source,
             onset_ns=onset,
-            raised_ns=tick.now + max(self.confirm_ns, self.windows_ns[by] // 2 if by else 0),
+            raised_ns=tick.now + max(self.confirm_ns, self.windows_ns[by] // 2 if self.slow[by] else 0),
             end_ns=None,
             cause=cause,
             kind=kind,

@@ -9,21 +9,28 @@ is a pure function of its state and its input, so the same frames give the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines import atypicality
 from baselines.compression import Reference, blank_reference
 from baselines.stream_axis import join_streams, take_streams
-from gridsense import detection, outages, scoring
+from gridsense import detection, outages, scoring, sequence
+from gridsense.errors import InputError, UsageError
 from gridsense.events import Event
 from gridsense.freezing import Frozen, Packed, freeze, thaw
+from gridsense.sequence import Model
 from streams import align, derive, quality
 from streams.block import Block, FrameBatch
 from streams.channels import ChannelTable
+
+log = logging.getLogger(__name__)
+
+Scorer = Literal["quadratic", "sequence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,10 @@ class Settings:
         How long to wait for whom; what counts as bad.
     persist_s
         How long samples must be refused to be an event.
+    scorers
+        What scores: ``quadratic``, ``sequence`` or both.
+    model
+        The network of the sequence scorer.
     """
 
     source: str = "grid"
@@ -50,6 +61,8 @@ class Settings:
     align: align.AlignSettings = field(default_factory=align.AlignSettings)
     quality: quality.QualitySettings = field(default_factory=quality.QualitySettings)
     persist_s: float = 2.0
+    scorers: tuple[Scorer, ...] = ("quadratic",)
+    model: Model | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +74,17 @@ class Learned:
     table
         The derived signals that were learned.
     references
-        One for each scorer, in the order of the table.
+        By the name of the layer, in the order of the table.
     """
 
     table: ChannelTable
-    references: tuple[Reference, ...]
+    references: Mapping[str, Reference]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the fastest layer of every scorer knows every PMU."""
+        fast = [self.references[name] for name in (scoring.FAST, sequence.FRAME) if name in self.references]
+        return bool(fast) and all(reference.learned.all() for reference in fast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +279,9 @@ class Pipeline:
     @property
     def threshold(self) -> float:
         """-ln p above which the grid's fastest score is an event."""
-        return detection.threshold(self.settings.detection, 1.0, scoring.LAYERS)
+        scorers = self.settings.scorers
+        layers = scoring.LAYERS * ("quadratic" in scorers) + sequence.LAYERS * ("sequence" in scorers)
+        return detection.threshold(self.settings.detection, 1.0, layers)
 
     def _relay(self, rate_hz: float) -> list[Output]:
         """Go on with the sources known now; what has been learned is kept."""
@@ -299,7 +320,7 @@ class _Stages:
     ) -> None:
         self.align, self.quality, self.derive = aligning, judging, deriving
         table, signals, rate_hz = aligning.layout.table, deriving.plan.table, aligning.rate_hz
-        self.scorers = scoring.Scorers(scoring.settings(rate_hz, settings.learn_s), signals)
+        self.scorers = _scorers(settings, signals, rate_hz)
         self.outages = outages.Outages(table, settings.source, settings.persist_s, _carriers(aligning.layout))
         hop, windows_s = self.scorers.settings.hop, self.scorers.window_s
         self.detector = detection.Detector(settings.detection, signals, settings.source, rate_hz, hop, windows_s)
@@ -349,8 +370,7 @@ class _Stages:
 
     def learned(self) -> Learned:
         """Take out what is typical by now."""
-        settled = atypicality.settle(self.scorers.settings, self.score.scorer)
-        return Learned(self.scorers.table, atypicality.references_of(settled))
+        return Learned(self.scorers.table, self.scorers.references(self.score))
 
     def _judge(self, run: align.Aligned) -> list[Output]:
         self.quality, judged = quality.judge(self.quality, run)
@@ -390,13 +410,30 @@ def _places(learned: Learned, table: ChannelTable) -> NDArray[np.intp]:
     return align.carried(learned.table, table)
 
 
-def _references(learned: Learned | None, table: ChannelTable) -> tuple[Reference, ...] | None:
+def _scorers(settings: Settings, table: ChannelTable, rate_hz: float) -> scoring.Scorers:
+    """Choose what scores at this rate."""
+    quadratic, model = "quadratic" in settings.scorers, None
+    if "sequence" in settings.scorers:
+        model = settings.model
+        if model is None:
+            raise UsageError("the sequence scorer wants a model; give one, or score by the quadratic fit alone")
+        if model.spec.rate_hz != rate_hz:
+            told = f"the model was made for {model.spec.rate_hz:g} frames a second, and this stream has {rate_hz:g}"
+            if not quadratic:
+                raise InputError(f"{told}; train one for this rate, or score by the quadratic fit")
+            log.warning("%s: the quadratic fit scores alone", told)
+            model = None
+    made = scoring.settings(rate_hz, settings.learn_s)
+    return scoring.Scorers(made, table, quadratic=quadratic, model=model, learn_s=settings.learn_s)
+
+
+def _references(learned: Learned | None, table: ChannelTable) -> dict[str, Reference] | None:
     """Find what was learned of a table's PMUs; the others learn anew."""
     if learned is None or (_places(learned, table) < 0).all():
         return None
     place, count = _places(learned, table), len(table.pmus)
     where = np.where(place < 0, np.arange(count), place + count)
-    return tuple(
-        take_streams(join_streams([blank_reference(count, reference.used.shape[1]), reference]), where)
-        for reference in learned.references
-    )
+    return {
+        name: take_streams(join_streams([blank_reference(count, reference.used.shape[1]), reference]), where)
+        for name, reference in learned.references.items()
+    }

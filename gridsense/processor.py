@@ -381,7 +381,7 @@ class Processor:
     def _nature(self) -> str:
         """Under which settings a state makes sense; the detector's may change."""
         it = self.settings.pipeline
-        told = repr((_FORM, it.learn_s, it.align, it.quality, it.persist_s))
+        told = repr((_FORM, it.learn_s, it.align, it.quality, it.persist_s, it.scorers, it.model))
         return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
     def _resume(self, snapshot: Snapshot) -> str:

@@ -19,7 +19,7 @@ KINDS = ("fault", "line_trip", "generator_trip", "load_step")
 
 def stream(events: list[Event], labels: list[Label], minutes: float = 1.0) -> Watched:
     verdict = judge(events, labels, minutes / 60)
-    return Watched("made up", bool(labels), tuple(events), verdict, {})
+    return Watched("made up", "made up", bool(labels), tuple(events), verdict, {})
 
 
 def disturbance(kind: str, *raised_s: float) -> Watched:
@@ -92,7 +92,7 @@ def test_too_little_ambient_is_not_enough() -> None:
 def test_figures_as_json_and_tables() -> None:
     watched = [*good(), disturbance("fault")]
     found = promises(measure(watched), 30.0)
-    figures = json.loads(as_json(measure(watched), found))
+    figures = json.loads(as_json(measure(watched), found, {"quadratic": measure(watched)}))
     assert figures["recall"] == {"fault": 0.5, "line_trip": 1, "generator_trip": 1, "load_step": 1, SLOW: 1}
     assert figures["delay_p90_s"] == pytest.approx(0.3)
     assert figures["ambient_minutes"] == 30
@@ -101,7 +101,7 @@ def test_figures_as_json_and_tables() -> None:
     markdown = as_markdown(watched, found).splitlines()
     assert "| fault | 2 | 1 | 0.30 s | 0.30 s | 1.00 |  |" in markdown
     assert len({line.count("|") for line in markdown[: markdown.index("")]}) == 1
-    assert json.loads(as_json(measure([]), []))["delay_p90_s"] is None
+    assert json.loads(as_json(measure([]), [], {}))["delay_p90_s"] is None
 
 
 def bundle(tmp_path: Path) -> Path:
@@ -117,7 +117,7 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_a_missed_event_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = bundle(tmp_path)
-    assert corpus.main(["--quick", "--json", "--bundle", str(made)]) == 1
+    assert corpus.main(["--quick", "--scorers", "quadratic", "--json", "--bundle", str(made)]) == 1
     out = capsys.readouterr().out
     assert "Z no line: missed" in out
     assert "fast -ln p (threshold" in out
@@ -125,5 +125,5 @@ def test_a_missed_event_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_no_bundle_is_said_not_traced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert corpus.main(["--quick", "--bundle", str(tmp_path)]) == 2
+    assert corpus.main(["--quick", "--scorers", "quadratic", "--bundle", str(tmp_path)]) == 2
     assert "ambient.parquet" in capsys.readouterr().err

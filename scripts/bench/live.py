@@ -154,7 +154,7 @@ def learned(settings: Settings) -> Learned:
         )  # fmt: skip
         pipeline.feed([("north#1", moved)])
     found = pipeline.learned()
-    if found is None or not all(reference.learned.all() for reference in found.references):
+    if found is None or not all(reference.learned.all() for reference in found.references.values()):
         raise RuntimeError("the quiet time is too short to learn from")
     return found
 
@@ -164,7 +164,7 @@ def spread_out(found: Learned, tables: dict[str, ChannelTable]) -> Learned:
     table = derive.initial(align.lay_out(tables).table, float(RATE)).plan.table
     place = {pmu.name: s for s, pmu in enumerate(found.table.pmus)}
     where = np.array([place[re.sub(r" \(\d+\)$", "", pmu.name)] for pmu in table.pmus])
-    return Learned(table, tuple(take_streams(reference, where) for reference in found.references))
+    return Learned(table, {name: take_streams(it, where) for name, it in found.references.items()})
 
 
 class Recorder:

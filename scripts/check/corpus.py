@@ -1,5 +1,8 @@
 """Checks what GridSense promises of events: the bundled streams and other seeds, scored by the product's own pipeline.
 
+The quadratic scorer, the sequence model and both together are held against the same streams, side by side; the promises
+are those of both together.
+
 Every stream is watched with a reference learned from an ambient stream of another draw of the same grid, and its events
 are held against the labels beside it. Streams of other seeds are simulated on demand and kept in `.cache/corpus`. The
 exit status is 1 where a promise is broken.
@@ -15,8 +18,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +36,10 @@ try:
     from gridsense.errors import GridSenseError
     from gridsense.events import Cause, Event, rfc3339
     from gridsense.judging import EARLY_S, Finding, Label, Verdict, judge, read_labels, rows
-    from gridsense.pipeline import Learned, Output, Pipeline, Settings
+    from gridsense.pipeline import Learned, Output, Pipeline, Scorer, Settings
+    from gridsense.sequence import load_model
     from gridsense.sources import open_source, read_rounds
+    from models.errors import ModelsError
     from scripts.simulate_grid import SEGMENT_S
     from scripts.simulation import datafaults, scenarios
     from scripts.simulation.grid import PLACES
@@ -74,6 +79,8 @@ class Watched:
 
     Attributes
     ----------
+    grid
+        The grid that it is of: ``bundled``, or a case.
     name
         For people.
     labelled
@@ -86,6 +93,7 @@ class Watched:
         For each event or label that is a miss or a false alarm, what the scorers said; by its moment in ns.
     """
 
+    grid: str
     name: str
     labelled: bool
     events: tuple[Event, ...]
@@ -253,11 +261,13 @@ def exit_status(found: Iterable[Promise]) -> int:
     return int(any(p.kept is False for p in found))
 
 
-def learn(paths: Sequence[Path]) -> Learned:
+def learn(settings: Settings, paths: Sequence[Path]) -> Learned:
     """Learn what is typical from streams in which nothing happens.
 
     Parameters
     ----------
+    settings
+        Which scorers learn.
     paths
         One after the other.
 
@@ -271,26 +281,28 @@ def learn(paths: Sequence[Path]) -> Learned:
     CheckError
         If they hold too little.
     """
-    pipeline = Pipeline(Settings())
+    pipeline = Pipeline(settings)
     for path in paths:
         for batches in read_rounds([open_source(path)]):
             pipeline.feed(batches)
     pipeline.finish()
     learned = pipeline.learned()
-    if learned is None or not learned.references[0].learned.all():
+    if learned is None or not learned.ready:
         raise CheckError(f"{', '.join(map(str, paths))}: too short to learn from")
     return learned
 
 
-def watch(path: Path, name: str, learned: Learned) -> Watched:
+def watch(settings: Settings, path: Path, grid: str, learned: Learned) -> Watched:
     """Score one stream from its first frame to its last, and judge what was raised.
 
     Parameters
     ----------
+    settings
+        Which scorers score.
     path
         An archive; its labels stand beside it.
-    name
-        For people.
+    grid
+        Whose stream it is.
     learned
         What is typical of its grid.
 
@@ -299,7 +311,7 @@ def watch(path: Path, name: str, learned: Learned) -> Watched:
     Watched
         With evidence for what went wrong.
     """
-    pipeline = Pipeline(Settings(source=path.stem), learned)
+    pipeline = Pipeline(replace(settings, source=path.stem), learned)
     newest: dict[str, Event] = {}
     outputs: list[Output] = []
     frames, rate_hz = 0, 1.0
@@ -320,7 +332,7 @@ def watch(path: Path, name: str, learned: Learned) -> Watched:
     moments = [f.label.onset_ns for f in verdict.findings if _is_wrong(f)] + [e.raised_ns for e in verdict.false_grid]
     words = _Words(pipeline, outputs)
     events = tuple(sorted(newest.values(), key=lambda e: e.raised_ns))
-    return Watched(name, bool(labels), events, verdict, {at: words.at(at) for at in moments})
+    return Watched(grid, path.stem, bool(labels), events, verdict, {at: words.at(at) for at in moments})
 
 
 class _Words:
@@ -487,7 +499,17 @@ def show(console: Console, watched: Sequence[Watched], found: Iterable[Promise])
     console.print(verdicts)
 
 
-def as_json(f: Figures, found: Iterable[Promise]) -> str:
+def show_beside(console: Console, beside: Iterable[tuple[str, ...]]) -> None:
+    """Print what each choice of scorers came to."""
+    table = Table(*BESIDE, title="scorers side by side", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in beside:
+        table.add_row(*row)
+    console.print(table)
+
+
+def as_json(f: Figures, found: Iterable[Promise], compared: Mapping[str, Figures]) -> str:
     """Write the figures as one line of JSON; what is not a number is null."""
     recall = {k: f.found[k] / n for k, n in f.happened.items()}
 
@@ -512,6 +534,19 @@ def as_json(f: Figures, found: Iterable[Promise]) -> str:
             "other_events": f.other_events,
             "hours": round(f.hours, 4),
             "broken": [p.words for p in found if p.kept is False],
+            "scorers": {
+                name: {
+                    "recall": round(sum(g.found.values()) / max(sum(g.happened.values()), 1), 4),
+                    "delay_p50_s": number(g.delay_p50_s),
+                    "delay_p90_s": number(g.delay_p90_s),
+                    "forced_oscillation_delay_s": number(g.slow_delay_s),
+                    "false_grid_per_h": round((g.false_grid_ambient + g.false_grid_elsewhere) / g.hours, 3),
+                    "other_events_per_h": round(g.other_events / g.hours, 2),
+                    "data_found": g.data_found,
+                    "data_called_grid": g.data_called_grid,
+                }
+                for name, g in compared.items()
+            },
         }
     )
 
@@ -574,13 +609,15 @@ class Shelf:
         return path
 
 
-def watch_all(args: argparse.Namespace, say: Callable[[str], None]) -> list[Watched]:
+def watch_all(args: argparse.Namespace, settings: Settings, say: Callable[[str], None]) -> list[Watched]:
     """Watch the bundled streams, then those of every grid and seed.
 
     Parameters
     ----------
     args
         The command line.
+    settings
+        Which scorers score.
     say
         Says what is being done.
 
@@ -591,16 +628,16 @@ def watch_all(args: argparse.Namespace, say: Callable[[str], None]) -> list[Watc
     """
     out: list[Watched] = []
 
-    def take(path: Path, name: str, learned: Learned) -> None:
+    def take(path: Path, grid: str, learned: Learned) -> None:
         began = time.monotonic()
-        watched = watch(path, name, learned)
+        watched = watch(settings, path, grid, learned)
         out.append(watched)
         speed = watched.verdict.hours * 3600 / max(time.monotonic() - began, 1e-6)
         troubles = len(failures(watched))
-        say(f"{name}: {len(watched.events)} events, {speed:.0f} times real time{', NOT as promised' * bool(troubles)}")
+        said = f"{len(watched.events)} events, {speed:.0f} times real time{', NOT as promised' * bool(troubles)}"
+        say(f"{' + '.join(settings.scorers)}: {watched.name}: {said}")
 
-    say("learning the bundled grid")
-    take(args.bundle / "demo.parquet", "bundled demo", learn([args.bundle / "ambient.parquet"]))
+    take(args.bundle / "demo.parquet", "bundled", learn(settings, [args.bundle / "ambient.parquet"]))
     if args.quick:
         return out
     shelf = Shelf(args.cache, say)
@@ -608,15 +645,79 @@ def watch_all(args: argparse.Namespace, say: Callable[[str], None]) -> list[Watc
     kinds = (*KINDS, MIXED) if args.mixed else KINDS
     for case in args.case:
         reference = shelf.ambient(case, other, REFERENCE_MINUTES, blemished=False)
-        say(f"learning {case} from seed {other}")
-        learned = learn(reference)
+        say(f"{' + '.join(settings.scorers)}: learning {case} from seed {other}")
+        learned = learn(settings, reference)
         for seed in args.seeds:
             for path in shelf.scenarios(case, seed, kinds):
-                take(path, path.stem, learned)
+                take(path, case, learned)
         if args.minutes:
             for path in shelf.ambient(case, args.seeds[0], args.minutes, blemished=True):
-                take(path, path.stem, learned)
+                take(path, case, learned)
     return out
+
+
+BESIDE = ("grid", "scorers", "recall", "delay p50", "delay p90", "oscillation", "false grid/h", "other events/h")
+
+
+def beside_rows(found: Mapping[tuple[Scorer, ...], Sequence[Watched]]) -> list[tuple[str, ...]]:
+    """Lay out what each choice of scorers came to, grid by grid.
+
+    Parameters
+    ----------
+    found
+        By choice, all streams.
+
+    Returns
+    -------
+    list[tuple[str, ...]]
+        As many words as `BESIDE`: recall and delay of the grid's disturbances, the delay of the slowest oscillation,
+        grid events that answer no label and other events that answer none, an hour.
+    """
+    out = []
+    for grid in dict.fromkeys(w.grid for watched in found.values() for w in watched):
+        for scorers, watched in found.items():
+            f = measure([w for w in watched if w.grid == grid])
+            false = f.false_grid_ambient + f.false_grid_elsewhere
+            out.append(
+                (
+                    grid,
+                    " + ".join(scorers),
+                    f"{sum(f.found.values())} of {sum(f.happened.values())}",
+                    _seconds(f.delay_p50_s),
+                    _seconds(f.delay_p90_s),
+                    _seconds(f.slow_delay_s),
+                    f"{false / f.hours:.1f} ({false} in {f.hours:.2f} h)",
+                    f"{f.other_events / f.hours:.0f}",
+                )
+            )
+    return out
+
+
+def choices(chosen: str) -> list[tuple[Scorer, ...]]:
+    """Read which scorers are asked for.
+
+    Parameters
+    ----------
+    chosen
+        ``all`` for each alone and both, or names separated by commas.
+
+    Returns
+    -------
+    list[tuple[Scorer, ...]]
+        The last one's promises are checked.
+
+    Raises
+    ------
+    CheckError
+        If a name is no scorer's.
+    """
+    if chosen == "all":
+        return [("quadratic",), ("sequence",), ("quadratic", "sequence")]
+    names = tuple(name.strip() for name in chosen.split(","))
+    known: dict[str, Scorer] = {"quadratic": "quadratic", "sequence": "sequence"}
+    if not set(names) <= set(known):
+        raise CheckError(f"--scorers {chosen}: there are {', '.join(known)}, and all")
+    return [tuple(known[name] for name in names)]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -637,6 +738,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the bundled streams only: within a minute")
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="the bundled streams (default: gridsense/demo)")
     parser.add_argument("--cache", type=Path, default=CACHE, help="simulated streams (default: .cache/corpus)")
+    parser.add_argument(
+        "--scorers",
+        default="all",
+        help="quadratic, sequence, or both with a comma between (default: all three choices)",
+    )
+    parser.add_argument("--model", type=Path, help="the sequence model (default: the bundled one)")
     parser.add_argument("--markdown", action="store_true", help="print the tables as the README shows them")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object with the figures")
     return parser.parse_args(arguments)
@@ -647,8 +754,12 @@ def main(arguments: Sequence[str]) -> int:
     args = parse(arguments)
     aside = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
-        watched = watch_all(args, aside.print)
-    except (CheckError, GridSenseError, StreamsError) as error:
+        compared: dict[tuple[Scorer, ...], list[Watched]] = {}
+        for scorers in choices(args.scorers):
+            model = load_model(args.model) if "sequence" in scorers else None
+            watched = watch_all(args, Settings(scorers=scorers, model=model), aside.print)
+            compared[scorers] = watched
+    except (CheckError, GridSenseError, ModelsError, StreamsError) as error:
         print(f"corpus: {error}", file=sys.stderr)
         return 2
     figures = measure(watched)
@@ -656,12 +767,17 @@ def main(arguments: Sequence[str]) -> int:
     for lines in map(failures, watched):
         if lines:
             print("\n".join(lines), end="\n\n")
+    beside = beside_rows(compared)
     if args.markdown:
         print(as_markdown(watched, found))
+        print(f"\n| {' | '.join(BESIDE)} |\n|---|---{'|--:' * (len(BESIDE) - 2)}|")
+        print("\n".join(f"| {' | '.join(row)} |" for row in beside))
     else:
-        show(Console(soft_wrap=not sys.stdout.isatty()), watched, found)
+        console = Console(soft_wrap=not sys.stdout.isatty())
+        show(console, watched, found)
+        show_beside(console, beside)
     if args.json:
-        print(as_json(figures, found))
+        print(as_json(figures, found, {" + ".join(scorers): measure(w) for scorers, w in compared.items()}))
     return exit_status(found)
 
 
