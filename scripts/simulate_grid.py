@@ -72,6 +72,16 @@ DEMO: tuple[tuple[float, str], ...] = (
 DEMO_S = 350.0
 REFERENCE_S = 270.0
 
+TRAINING = ROOT / "models" / "corpus"
+VARIETY: tuple[tuple[str, int, float, float], ...] = (
+    ("wecc", 2029, 1.0, 1.0),
+    ("npcc", 2030, 0.5, 2.0),
+    ("wecc", 2031, 0.4, 0.6),
+)
+"""What the bundled network learns from besides the bundled ambient: case, seed, factors on the machines' inertia and on
+the pace of the loads, since a grid's modes are its inertia's and its habits its loads'."""
+VARIETY_S = 165.0
+
 
 @dataclass(frozen=True, slots=True)
 class Studio:
@@ -204,11 +214,20 @@ def make_mixed(studio: Studio, name: str, seed: int, start_ns: int) -> None:
     save(studio, name, recording, labels, blemishes)
 
 
-def make_ambient(studio: Studio, name: str, duration_s: float, seed: int, start_ns: int, *, blemished: bool) -> None:
+def make_ambient(
+    studio: Studio,
+    name: str,
+    duration_s: float,
+    seed: int,
+    start_ns: int,
+    *,
+    blemished: bool,
+    changed: dict[str, float] | None = None,
+) -> None:
     """Make a stream in which nothing happens."""
     rng = rng_of(seed, name)
     studio.say(f"simulating {name}: {duration_s:.0f} s")
-    run = studio.worker.simulate(duration_s, AMBIENT_STEP_S, int(rng.integers(2**31)), [], {})
+    run = studio.worker.simulate(duration_s, AMBIENT_STEP_S, int(rng.integers(2**31)), [], {}, changed=changed)
     recording = take(studio, run, rng, start_ns)
     save(studio, name, recording, [], datafaults.add_blemishes(recording, rng) if blemished else [])
 
@@ -307,6 +326,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         command.add_argument("--seed", type=int, default=1, help="another seed, other elements (default: %(default)s)")
         command.add_argument("--blemishes", action=argparse.BooleanOptionalAction, default=command is corpus,
                              help="ordinary blemishes of real data (default: %(default)s)")  # fmt: skip
+    training = commands.add_parser("training", help="make models/corpus/ again, what the bundled network learns from")
+    training.add_argument("--out", type=Path, default=TRAINING, help="folder (default: models/corpus)")
     bundle.add_argument("--out", type=Path, default=BUNDLE, help="folder (default: gridsense/demo)")
     return parser.parse_args(arguments)
 
@@ -315,6 +336,12 @@ def main(arguments: list[str]) -> int:
     """Run one command."""
     args = parse(arguments)
     try:
+        if args.command == "training":
+            for case, seed, inertia, pace in VARIETY:
+                with open_studio(case, args.out) as studio:
+                    make_ambient(studio, f"{case}-{seed}", VARIETY_S, seed, FIRST_NS + seed * DAY_NS, blemished=False,
+                                 changed={"inertia": inertia, "pace": pace})  # fmt: skip
+            return 0
         with open_studio(getattr(args, "case", "npcc"), args.out) as studio:
             if args.command == "corpus":
                 only = [name.strip() for name in args.only.split(",") if name.strip()]

@@ -103,8 +103,9 @@ class Noise:
     but a bus feeds thousands of them.
     """
 
-    def __init__(self, loads: int, rng: np.random.Generator) -> None:
+    def __init__(self, loads: int, rng: np.random.Generator, pace: float = 1.0) -> None:
         self.rng = rng
+        self.pace = pace
         # Start from the stationary law; the warm-up settles the lag and the machines.
         self.fast = LOAD_SIGMA * rng.standard_normal((2, loads))
         self.smooth = self.fast.copy()
@@ -113,6 +114,7 @@ class Noise:
     def step(self, dt: float) -> np.ndarray:
         """Advance by `dt` seconds; `(2, loads)` relative deviations of P and Q."""
         if dt > 0:
+            dt *= self.pace
             keep = np.exp(-dt / LOAD_TAU_S)
             self.fast = keep * self.fast + LOAD_SIGMA * np.sqrt(1 - keep**2) * self.rng.standard_normal(self.fast.shape)
             keep = np.exp(-dt / LOAD_LAG_S)
@@ -236,6 +238,9 @@ class Recorder:
 def simulate(case: str, request: dict[str, Any]) -> dict[str, Any]:
     """Run one simulation and write its bus phasors to `request["out"]`."""
     system = prepare(case, request["actions"])
+    for name in MACHINES:
+        machines = getattr(system, name)
+        machines.M.v[:] = np.asarray(machines.M.v, float) * request.get("inertia", 1.0)
     config = system.TDS.config
     end_s = request["duration_s"] + MARGIN_S
     config.tf, config.tstep = end_s + WARM_S + MARGIN_S, request["step_s"]
@@ -243,7 +248,8 @@ def simulate(case: str, request: dict[str, Any]) -> dict[str, Any]:
     config.save_every = 0  # ANDES would keep every variable of every step; we keep the bus phasors
     system.TDS.init()  # so that the loads' constants exist
 
-    set_loads = load_powers(system, request["actions"], Noise(system.PQ.n, np.random.default_rng(request["seed"])))
+    noise = Noise(system.PQ.n, np.random.default_rng(request["seed"]), request.get("pace", 1.0))
+    set_loads = load_powers(system, request["actions"], noise)
     move = references(system, request["actions"])
     control = secondary_control(system)
     recorder = Recorder(system)

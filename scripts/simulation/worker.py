@@ -135,6 +135,8 @@ class Worker:
         seed: int,
         actions: list[dict[str, Any]],
         opened: dict[int, float],
+        *,
+        changed: dict[str, float] | None = None,
     ) -> Simulated:
         """Run one simulation.
 
@@ -150,6 +152,8 @@ class Worker:
             What happens.
         opened
             By branch: when it is tripped.
+        changed
+            Factors that make the grid another: `inertia` of all machines, `pace` at which loads vary.
 
         Returns
         -------
@@ -165,7 +169,7 @@ class Worker:
             out = str(Path(folder) / "run.npz")
             done = self._ask(
                 {"op": "simulate", "duration_s": duration_s, "step_s": step_s, "seed": seed, "actions": actions,
-                 "out": out}
+                 "out": out, **(changed or {})}
             )  # fmt: skip
             self.cpu_s += done["cpu_s"]
             with np.load(out) as arrays:
