@@ -1,11 +1,16 @@
-"""Hyperparameter sets, registered as Tensor2Tensor does it: few, and each number with its reason."""
+"""Hyperparameter sets, registered as Tensor2Tensor does it: few, and each number with its reason.
+
+Our command trains on one device. `t2t-trainer` with these sets has Tensor2Tensor's own flags for several.
+"""
+
+from typing import Any
 
 from tensor2tensor.models import lstm, transformer
 from tensor2tensor.utils import registry
 
 
-def _common(hp):
-    """What both networks share."""
+def _common(hp: Any) -> Any:
+    """Set what both networks share."""
     hp.batch_size = 32
     hp.use_fixed_batch_size = True  # else the batch is counted in tokens
     hp.optimizer = "adam"  # `true_adam` breaks under TensorFlow 2
@@ -19,8 +24,8 @@ def _common(hp):
 
 
 @registry.register_hparams
-def lstm_pmu():
-    """The default: two layers of 64, small enough that thousands of streams step on one core."""
+def lstm_pmu() -> Any:
+    """Make the default: two layers of 64, small enough that thousands of streams step on one core."""
     hp = _common(lstm.lstm_seq2seq())
     hp.hidden_size = 64
     hp.num_hidden_layers = 2
@@ -31,8 +36,8 @@ def lstm_pmu():
 
 
 @registry.register_hparams
-def lstm_pmu_tiny():
-    """For tests: it learns little, and quickly."""
+def lstm_pmu_tiny() -> Any:
+    """Make one for tests: it learns little, and quickly."""
     hp = lstm_pmu()
     hp.hidden_size = 16
     hp.num_hidden_layers = 1
@@ -42,8 +47,8 @@ def lstm_pmu_tiny():
 
 
 @registry.register_hparams
-def transformer_pmu():
-    """Tensor2Tensor's transformer for time series; it keeps no state and runs its window again at every frame."""
+def transformer_pmu() -> Any:
+    """Make Tensor2Tensor's transformer for time series; it keeps no state and runs its window again at every frame."""
     hp = _common(transformer.transformer_timeseries())
     hp.hidden_size = 64
     hp.filter_size = 128

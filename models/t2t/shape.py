@@ -1,6 +1,15 @@
-"""The shape of a row of training data: constants that `models.spec` and this environment must agree on (a test does)."""
+"""The shape of a row of training data: constants on which `models.spec` and this environment must agree (a test)."""
 
-CHANNELS = 7
+SLOTS = (
+    "frequency",
+    "rocof",
+    "voltage_magnitude",
+    "voltage_angle",
+    "current_magnitude",
+    "active_power",
+    "reactive_power",
+)
+CHANNELS = len(SLOTS)
 """Slots of the network, `C`."""
 HORIZONS = 3
 """How many looks ahead, `K`."""

@@ -1,153 +1,278 @@
 """Trains by Tensor2Tensor's own graph, losses and optimisers, deterministically, and goes on where it was stopped.
 
-In: records made by the problem. Out: checkpoints, TensorBoard summaries, and lines of JSON on stdout that say how far it
-is. The batch of a step depends on the seed and the step alone, so that a run that was killed and resumed ends as one
-that was not. It exports nothing (`export.py` does).
+In: records made by the problem. Out: checkpoints, TensorBoard summaries, and lines of JSON on stdout that say how far
+it is. The batch of a step depends on the seed and the step alone, and what early stopping remembers stands in the
+checkpoint itself: a run that was killed and resumed ends with the bits of one that was not, on the same machine's CPU.
+(A set with dropout, which ours are not, would end otherwise: TensorFlow does not store its generators.) It exports
+nothing (`export.py` does) and uses one device: for several, see `hyperparameters.py`.
 """
 
+import hashlib
 import json
-import os
-import random
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tensorflow
 import tensorflow.compat.v1 as tf
-from tensor2tensor import models as _register_models  # noqa: F401 (importing it registers the models)
-from tensor2tensor.utils import hparams_lib, learning_rate, optimize, registry
+from numpy.typing import NDArray
+from tensor2tensor import models as _register_models  # noqa: F401 - importing it registers the models
+from tensor2tensor.utils import learning_rate, optimize
+from tensorflow import config
 
-from . import summaries
+from .errors import TrainingError
+from .graph import build, hyperparameters
 from .problem import split
+from .progress import say
+from .records import windows
 from .shape import ROW, WINDOW
+from .summaries import Board
 
-PROBLEM = "grid_pmu"
-DATAGEN_SEED = 429459
-"""What `t2t-datagen` seeds the shuffling of records with."""
 EVALUATE_EVERY = 50
 """Steps from one evaluation, checkpoint and summary to the next."""
 PATIENCE = 6
 """Evaluations without a better one after which training stops."""
-KEEP = "model.ckpt"
-BEST = "best"
-PROGRESS = "progress.json"
+AT_ONCE = 64
+"""Windows evaluated together."""
+CHECKPOINT, BEST = "model.ckpt", "best"
+RUN, ENDED = "run.json", "ended.json"
+"""What a run was begun with, and how it ended."""
 
 
-def say(event, **words):
-    """Tell whoever started this how far it is."""
-    print(json.dumps({"event": event, **words}), flush=True)  # noqa: T201 (stdout is the channel)
+@dataclass(frozen=True)
+class Run:
+    """What a run depends on, besides the records.
+
+    Attributes
+    ----------
+    model
+        Tensor2Tensor's name of it.
+    hparams_set
+        A registered set.
+    overrides
+        `name=value`, separated by commas.
+    steps
+        How many at most; 0 for as many as the set's learning rate takes to decay.
+    seed
+        Of first weights and batches.
+    evaluate_every
+        Steps.
+    """
+
+    model: str
+    hparams_set: str
+    overrides: str
+    steps: int
+    seed: int
+    evaluate_every: int = EVALUATE_EVERY
 
 
-def generate(data_dir, tmp_dir):
-    """Write the records, as `t2t-datagen` does; leave them where they are complete."""
-    done = Path(data_dir) / "complete"
-    if done.exists():
-        return
-    Path(data_dir).mkdir(parents=True, exist_ok=True)
-    random.seed(DATAGEN_SEED)
-    np.random.seed(DATAGEN_SEED)  # noqa: NPY002 (what t2t-datagen seeds)
-    registry.problem(PROBLEM).generate_data(str(data_dir), str(tmp_dir))
-    done.write_text("")
+@dataclass
+class Standing:
+    """What early stopping remembers.
+
+    Attributes
+    ----------
+    best
+        The smallest held-out loss so far.
+    best_step
+        When that was.
+    since
+        Evaluations since.
+    """
+
+    best: float = np.inf
+    best_step: int = 0
+    since: int = 0
+
+    def take(self, step: int, loss: float) -> bool:
+        """Take an evaluation in.
+
+        Parameters
+        ----------
+        step
+            When.
+        loss
+            Held-out.
+
+        Returns
+        -------
+        bool
+            Whether it is the best so far.
+        """
+        if loss < self.best:
+            self.best, self.best_step, self.since = loss, step, 0
+            return True
+        self.since += 1
+        return False
 
 
-def hyperparameters(hparams_set, overrides, data_dir):
-    """Make the hyperparameters of a registered set, as `t2t-trainer` would."""
-    return hparams_lib.create_hparams(hparams_set, overrides, data_dir=str(data_dir), problem_name=PROBLEM)
+class Batches:
+    """The batches of a run: each epoch another permutation, drawn from seed and epoch alone.
 
+    Parameters
+    ----------
+    examples
+        `(n, WINDOW, ROW)`.
+    size
+        Of a batch.
+    seed
+        Of the permutations.
+    """
 
-def examples(data_dir, mode, hp):
-    """Read all windows of a split: `(n, WINDOW, ROW)`, in the order of the files."""
-    with tf.Graph().as_default(), tf.Session() as session:
-        dataset = registry.problem(PROBLEM).dataset(mode, str(data_dir), hparams=hp, shuffle_files=False, num_threads=1)
-        batches = tf.data.make_one_shot_iterator(dataset.batch(64)).get_next()["targets"]
-        out = [np.zeros((0, WINDOW, ROW), np.float32)]
-        while True:
-            try:
-                out.append(session.run(batches)[:, :, 0])
-            except tf.errors.OutOfRangeError:
-                return np.concatenate(out)
+    def __init__(self, examples: NDArray[np.float32], size: int, seed: int) -> None:
+        self._examples, self._size, self._seed = examples, min(size, len(examples)), seed
 
-
-class Stream:
-    """The batches of a run: each epoch another permutation, drawn from seed and epoch alone."""
-
-    def __init__(self, windows, batch, seed):
-        self.windows, self.batch, self.seed = windows, batch, seed
-        self.per_epoch = max(1, len(windows) // batch)
-
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> NDArray[np.float32]:
         """Take the batch of a step."""
-        epoch, place = divmod(step, self.per_epoch)
-        order = np.random.RandomState([self.seed, epoch]).permutation(len(self.windows))
-        return self.windows[order[place * self.batch : (place + 1) * self.batch]]
+        epoch, place = divmod(step, len(self._examples) // self._size)
+        order = np.random.RandomState([self._seed, epoch]).permutation(len(self._examples))
+        return self._examples[order[place * self._size : (place + 1) * self._size]]
 
 
-def build(model_name, hp, mode, targets):
-    """Make the model's graph: outputs, loss."""
-    model = registry.model(model_name)(hp, mode, hp.problem_hparams)
-    with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-        out, losses = model({"targets": targets[:, :, None]})
-    return out, losses["training"]
+def train(run: Run, *, data_dir: Path, out_dir: Path, known: Path | None) -> None:
+    """Train until the steps are done or nothing improves; resume from the newest checkpoint that can be read.
 
+    Parameters
+    ----------
+    run
+        What to train.
+    data_dir
+        Where the records are.
+    out_dir
+        Where checkpoints and summaries go.
+    known
+        Holds stretches of rows with labels, for the embedding projector.
 
-def train(*, model_name, hparams_set, overrides, data_dir, out_dir, steps, seed, known):
-    """Train until the steps are done or nothing improves; resume from the newest checkpoint."""
-    mode = tf.estimator.ModeKeys
-    hp = hyperparameters(hparams_set, overrides, data_dir)
-    steps = steps or hp.learning_rate_decay_steps
+    Raises
+    ------
+    TrainingError
+        If the records, the run's folder or what is known do not fit, or training diverges.
+    """
+    hp = hyperparameters(run.hparams_set, run.overrides, data_dir)
+    hp_held_out = hyperparameters(run.hparams_set, run.overrides, data_dir)
+    steps = run.steps or hp.learning_rate_decay_steps
     hp.learning_rate_decay_steps = steps
-    windows, held_out = (examples(data_dir, m, hp) for m in (mode.TRAIN, mode.EVAL))
-    say("records", train=len(windows), eval=len(held_out), window=WINDOW, row=ROW)
-    batches = Stream(windows, min(hp.batch_size, len(windows)), seed)
-    os.makedirs(out_dir, exist_ok=True)
-    progress = Path(out_dir) / PROGRESS
-    tensorflow.config.experimental.enable_op_determinism()
+    examples, held_out = windows(data_dir, "train", hp), windows(data_dir, "eval", hp)
+    say("records", train=len(examples), eval=len(held_out), window=WINDOW, row=ROW)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    _begin(out_dir, run, examples)
+    batches = Batches(examples, hp.batch_size, run.seed)
+    config.experimental.enable_op_determinism()
     with tf.Graph().as_default():
-        tf.set_random_seed(seed)
-        x = tf.placeholder(tf.float32, [None, WINDOW, ROW], "rows")
-        _, loss = build(model_name, hp, mode.TRAIN, x)
-        step = tf.train.get_or_create_global_step()
-        operation = optimize.optimize(loss, learning_rate.learning_rate_schedule(hp), hp)
-        out, eval_loss = build(model_name, hyperparameters(hparams_set, overrides, data_dir), mode.EVAL, x)
-        mean, spread, wanted, weight = split(out, x[:, :, None])
-        board = summaries.Board(out_dir, known)
-        saver = tf.train.Saver(max_to_keep=2)
-        best_saver = tf.train.Saver(tf.trainable_variables(), max_to_keep=1)
-        with tf.Session(config=tf.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)) as session:
-            session.run(tf.global_variables_initializer())
-            state = {"best": None, "best_step": 0, "since": 0, "stopped": False}
-            newest = tf.train.latest_checkpoint(str(out_dir))
-            if newest:
-                saver.restore(session, newest)
-                state = json.loads(Path(newest + ".json").read_text())
-                say("resumed", step=int(session.run(step)))
-            else:
-                board.graph(session.graph)
-            at, recent = int(session.run(step)), []
-            while at < steps and not state["stopped"]:
-                value, _ = session.run([loss, operation], {x: batches[at]})
+        tf.set_random_seed(run.seed)
+        rows = tf.placeholder(tf.float32, [None, WINDOW, ROW], "rows")
+        loss = build(run.model, hp, tf.estimator.ModeKeys.TRAIN, rows).loss
+        at = tf.train.get_or_create_global_step()
+        # Fed, else some steps take the next one's rate: under TensorFlow 2 Tensor2Tensor counts the step up while it reads
+        # it, in an order that is another one each time the program starts.
+        scheduled = tf.convert_to_tensor(learning_rate.learning_rate_schedule(hp))
+        rate = tf.placeholder(tf.float32, [], "learning_rate")
+        operation = optimize.optimize(loss, rate, hp)
+        evaluated = build(run.model, hp_held_out, tf.estimator.ModeKeys.EVAL, rows)
+        answers = (evaluated.loss, *split(evaluated.raw, rows[:, :, None]))
+        best_saver = tf.train.Saver(tf.trainable_variables())
+        checkpoints = _Checkpoints(out_dir)
+        with tf.Session(
+            config=tf.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)
+        ) as session:
+            standing = checkpoints.restore(session)
+            step = int(session.run(at))
+            board = Board(out_dir, session.graph, step)
+            recent: list[float] = []
+            while step < steps and standing.since < PATIENCE:
+                value, _ = session.run([loss, operation], {rows: batches[step], rate: session.run(scheduled)})
                 recent.append(float(value))
-                at += 1
-                if at % EVALUATE_EVERY and at < steps:
-                    say("step", step=at, of=steps, loss=float(value))
+                step += 1
+                if step % run.evaluate_every and step < steps:
+                    say("step", step=step, of=steps, loss=recent[-1])
                     continue
-                parts = [
-                    (len(rows), *session.run([eval_loss, mean, spread, wanted, weight], {x: rows}))
-                    for rows in np.array_split(held_out, max(1, len(held_out) // 64))
-                ]
-                held = float(np.average([p[1] for p in parts], weights=[p[0] for p in parts]))
-                board.evaluation(at, float(np.mean(recent)), held, parts)
-                recent = []
-                if state["best"] is None or held < state["best"]:
-                    state.update(best=held, best_step=at, since=0)
-                    best_saver.save(session, str(Path(out_dir) / BEST), write_meta_graph=False, latest_filename="best.latest")
-                else:
-                    state["since"] += 1
-                    state["stopped"] = state["since"] >= PATIENCE
-                # The state goes before the checkpoint that counts: one is never found without the other.
-                path = str(Path(out_dir) / KEEP)
-                Path(f"{path}-{at}.json").write_text(json.dumps(state))
-                saver.save(session, path, global_step=at, write_meta_graph=False)
-                say("evaluation", step=at, of=steps, loss=float(value), held_out=held, best=state["best"])
-            progress.write_text(json.dumps({"steps": at, **state}))
-            board.close(session)
-    say("trained", steps=at, stopped_early=state["stopped"], best=state["best"], best_step=state["best_step"])
+                held, parts = _evaluate(session, answers, rows, held_out)
+                if not np.isfinite(held):
+                    raise TrainingError(f"the held-out loss is {held} at step {step}: lower the learning rate")
+                mean_loss = float(np.mean(recent))
+                board.evaluation(step, mean_loss, held, parts)
+                # The best weights first, then the checkpoint: a run that is killed between the two resumes before both
+                # and writes the very same again.
+                if standing.take(step, held):
+                    best_saver.save(session, str(out_dir / BEST), write_meta_graph=False, write_state=False)
+                checkpoints.save(session, standing, step)
+                say("evaluation", step=step, of=steps, loss=mean_loss, held_out=held, **asdict(standing))
+                recent.clear()
+            if known is not None:
+                best_saver.restore(session, str(out_dir / BEST))
+                board.known_events(session, run, known, data_dir)
+            board.close()
+    ended = {"steps": step, "stopped_early": step < steps, **asdict(standing)}
+    _write(out_dir / ENDED, ended)
+    say("trained", **ended)
+
+
+class _Checkpoints:
+    """Weights, the optimiser's moments, step and standing, in one checkpoint, which is there or not.
+
+    TensorFlow writes to other names, renames, and only then lets the file `checkpoint` point there.
+    """
+
+    def __init__(self, out_dir: Path) -> None:
+        self._out_dir = out_dir
+        self._standing = tf.get_variable("standing", initializer=np.zeros(3), trainable=False)
+        self._value = tf.placeholder(tf.float64, [3])
+        self._assign = self._standing.assign(self._value)
+        self._saver = tf.train.Saver(max_to_keep=2)
+
+    def restore(self, session: Any) -> Standing:
+        """Go on from the newest that can be read; else begin."""
+        found = tf.train.get_checkpoint_state(str(self._out_dir))
+        paths = list(found.all_model_checkpoint_paths) if found else []
+        while paths:
+            try:
+                self._saver.restore(session, paths[-1])
+            except (ValueError, tf.errors.OpError) as error:
+                say("damaged", checkpoint=paths.pop(), reason=str(error).splitlines()[0])
+                continue
+            self._saver.recover_last_checkpoints(paths)
+            best, best_step, since = session.run(self._standing).tolist()
+            say("resumed", step=int(session.run(tf.train.get_global_step())))
+            return Standing(best, int(best_step), int(since))
+        session.run(
+            tf.global_variables_initializer()
+        )  # once: the generators of first weights go on, each time it is run
+        return Standing()
+
+    def save(self, session: Any, standing: Standing, step: int) -> None:
+        """Write one more; the oldest goes."""
+        session.run(self._assign, {self._value: [standing.best, standing.best_step, standing.since]})
+        self._saver.save(session, str(self._out_dir / CHECKPOINT), global_step=step, write_meta_graph=False)
+
+
+def _evaluate(
+    session: Any, answers: tuple[Any, ...], rows: Any, held_out: NDArray[np.float32]
+) -> tuple[float, tuple[NDArray[np.float32], ...]]:
+    """Return the loss, and means, logarithms of spreads, targets and weights, of the evaluation split."""
+    found = [session.run(answers, {rows: held_out[n : n + AT_ONCE]}) for n in range(0, len(held_out), AT_ONCE)]
+    loss = float(np.average([part[0] for part in found], weights=[len(part[1]) for part in found]))
+    return loss, tuple(np.concatenate([part[i] for part in found]) for i in range(1, len(answers)))
+
+
+def _begin(out_dir: Path, run: Run, examples: NDArray[np.float32]) -> None:
+    """Refuse to go on with another run's weights; it has not ended from here on."""
+    said = {**asdict(run), "records_sha256": hashlib.sha256(examples.data).hexdigest()}
+    path = out_dir / RUN
+    (out_dir / ENDED).unlink(missing_ok=True)
+    if not path.exists():
+        _write(path, said)
+        return
+    begun = json.loads(path.read_text())
+    other = [f"{key} {begun.get(key)!r} instead of {said[key]!r}" for key in said if begun.get(key) != said[key]]
+    if other:
+        raise TrainingError(
+            f"{out_dir} was begun with {', '.join(other)}: go on with the same, or name another folder for this run"
+        )
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that is there whole or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    unfinished.replace(path)
