@@ -6,6 +6,7 @@ The one place of `gridsense` that may load TensorFlow: no service imports it.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -87,7 +88,7 @@ def inspect(directory: Path, /, *, json: Annotated[bool, _FLAG] = False) -> None
     console.print(_scales(spec))
     for split in JUDGED:
         if split in metrics:
-            console.print(_figures(spec, {"": metrics[split]}, f"held-out time: {split}"))
+            console.print(*_figures(spec, {"": metrics[split]}, f"held-out time, {split}"))
     if "note" in metrics:
         console.print(str(metrics["note"]))
 
@@ -138,6 +139,8 @@ def verify(
     if frames < 0 or streams < 1:
         raise UsageError(f"--frames {frames}, --streams {streams}: must be 0 and 1 at least")
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("--plot needs matplotlib: pip install 'gridsense-pmu[plot]'")
     artifact = open_artifact(directory)
     reference, others, missing = _engines(artifact)
     checks = [_Check(f"{len(artifact.files)} files", "as they were sealed", 0.0)]
@@ -200,14 +203,14 @@ def compare(a: Path, b: Path, archive: Path | None = None, /) -> None:
     for split in JUDGED:
         both = {key: told[split] for key, told in metrics.items() if split in told}
         if both:
-            console.print(_figures(spec, both, f"held-out time: {split}"))
+            console.print(*_figures(spec, both, f"held-out time, {split}"))
     if archive is not None:
         log = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
         with _going(f"reading {archive.name}", None, log) as report:
             file = quiet_signals(archive, report)
         engines = {key: _one(artifact) for key, artifact in models.items()}
         found = {key: _measured(specs[key], engine, file).to_json() for key, engine in engines.items()}
-        console.print(_figures(spec, found, str(archive)))
+        console.print(*_figures(spec, found, archive.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +233,7 @@ def _engines(artifact: Artifact) -> tuple[Engine | None, list[Engine], list[str]
     others: list[Engine] = []
     reference: Engine | None = None
     if here["tensorflow"]:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else it tells of the processor
         others.append(SavedModelEngine(artifact.saved_model))
     if artifact.architecture == "lstm":
         weights = weights_of(artifact)
@@ -294,17 +298,18 @@ def _scales(spec: Spec) -> Table:
     return table
 
 
-def _figures(spec: Spec, models: dict[str, dict[str, Any]], title: str) -> Table:
-    """Draw errors and coverages of one model or of several, a row a slot and a column a horizon of each."""
-    ahead = [f"{frames / spec.rate_hz:.3g} s" for frames in spec.horizons]
-    kinds = {"relative_error": "error", "coverage": "coverage"}
-    names = [f"{words} {key} {h}".replace("  ", " ") for words in kinds.values() for h in ahead for key in models]
-    table = _table(title, "slot", *names, numbers=len(names))
-    for c, slot in enumerate(spec.slots):
-        cells = [told[kind][c][k] for kind in kinds for k in range(len(ahead)) for told in models.values()]
-        if any(cell is not None for cell in cells):
-            table.add_row(slot.replace("_", " "), *("" if cell is None else f"{cell:.3f}" for cell in cells))
-    return table
+def _figures(spec: Spec, models: dict[str, dict[str, Any]], title: str) -> Iterator[Table]:
+    """Draw errors, then coverages, of one model or of several: a row a slot, a column a horizon of each."""
+    ahead = [f"{frames / spec.rate_hz:.2g} s" for frames in spec.horizons]
+    names = [f"{key} {h}".strip() for h in ahead for key in models]
+    kinds = {"relative_error": "error relative to persistence", "coverage": "coverage of the 95 % interval"}
+    for kind, words in kinds.items():
+        table = _table(f"{title}: {words}", "slot", *names, numbers=len(names))
+        for c, slot in enumerate(spec.slots):
+            cells = [told[kind][c][k] for k in range(len(ahead)) for told in models.values()]
+            if any(cell is not None for cell in cells):
+                table.add_row(slot.replace("_", " "), *("" if cell is None else f"{cell:.3f}" for cell in cells))
+        yield table
 
 
 def _verdicts(checks: Sequence[_Check]) -> Table:
