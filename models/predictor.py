@@ -1,8 +1,9 @@
 """The stepping predictor: blocks of readings in, what was expected of them and how far off it was out.
 
 In: consecutive frames `(T, S, C')` and which readings are good. Out: for every reading and horizon the expected value,
-its spread and the deviation in spreads; and what is expected next. The network steps once a frame for all PMUs; a
-missing reading is bridged by its prediction, never fed. It calls nothing atypical: whoever calibrates does.
+its spread and the deviation in spreads; and what is expected next. The network steps once a frame for all PMUs, each
+channel corrects it by what it has seen of itself; a missing reading is bridged by its prediction, never fed. It calls
+nothing atypical: whoever calibrates does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.adaptation import Adaptation, Adapted, each
 from models.engines import Engine
 from models.errors import ShapeError
 from models.features import Features, Regions, Running, mapped, scales, wrap
@@ -42,6 +44,8 @@ class State:
     pending
         For each horizon of h frames, h arrays `(S, V, C, 2)` float32: expected value and spread of the frames to come,
         the one for slot t in place t % h; NaN where nothing was predicted.
+    adapted
+        What the channels' corrections remember; its arrays `(S, V, C, ...)`.
     """
 
     slot: NDArray[np.int64]
@@ -49,6 +53,7 @@ class State:
     network: NDArray[np.float32]
     frames: NDArray[np.int32]
     pending: tuple[tuple[NDArray[np.float32], ...], ...]
+    adapted: Adapted
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +95,17 @@ class Predictor:
         Which channel stands where.
     engine
         What runs the network.
+    adapts
+        Whether each channel corrects the network by what it has seen of itself.
     """
 
-    def __init__(self, spec: Spec, layout: Layout, engine: Engine) -> None:
+    def __init__(self, spec: Spec, layout: Layout, engine: Engine, *, adapts: bool = True) -> None:
         self.spec = spec
         self.layout = layout
         self.engine = engine
         self.features = Features(spec, Regions(layout.stream_region))
+        self.adapts = adapts
+        self.adaptation = Adaptation(spec)
         self.warm = round(spec.warm_s * spec.rate_hz)
         self.first = engine.to_numpy(engine.initial(1))[0]
 
@@ -116,6 +125,7 @@ class Predictor:
             network=np.broadcast_to(self.first, (pmus, views, *self.first.shape)).copy(),
             frames=np.zeros((pmus, views), np.int32),
             pending=tuple((np.full((pmus, views, c, 2), np.nan, np.float32),) * h for h in self.spec.horizons),
+            adapted=each(lambda x: x.reshape(pmus, views, *x.shape[1:]), self.adaptation.initial(pmus * views)),
         )
 
     def step(
@@ -197,6 +207,7 @@ class _Run:
         self.network = predictor.engine.from_numpy(self.streams(state.network))
         self.frames = self.streams(state.frames)
         self.pending = [list(p) for p in state.pending]
+        self.adapted = each(self.streams, state.adapted)
 
     def streams(self, whole: NDArray[Any]) -> NDArray[Any]:
         """From `(S, V, ...)` to `(N, ...)`."""
@@ -223,6 +234,7 @@ class _Run:
             network=self.whole(network, old.network),
             frames=self.whole(self.frames, old.frames),
             pending=tuple(tuple(p) for p in self.pending),
+            adapted=each(self.whole, self.adapted, old.adapted),
         )
 
     def pass_over(self, slot: int) -> None:
@@ -234,6 +246,8 @@ class _Run:
         nothing = np.full(self.running.gap.shape, np.nan, np.float32)
         for between in range(self.slot + 1, min(slot, self.slot + self.of.features.bridge + 2)):
             self.take(between, nothing)
+        if self.slot + 1 < slot and self.of.adapts:
+            self.adapted = self.of.adaptation.forget(self.adapted, self.slot + 1, slot)
         for pending, h in zip(self.pending, self.of.spec.horizons, strict=True):
             for between in range(self.slot + 1, min(slot, self.slot + 1 + h)):
                 pending[between % h] = np.full_like(pending[0], np.nan)
@@ -252,7 +266,12 @@ class _Run:
             network = np.array(of.engine.to_numpy(self.network))
             network[begins] = of.first
             self.network = of.engine.from_numpy(network)
-        fill = self.streams(self.pending[0][0])[:, :, 0]
+        said, width = self.expected(slot)
+        if of.adapts:
+            away = readings[:, :, None] - said
+            wrap(away, of.features.turn)
+            self.adapted = of.adaptation.learn(self.adapted, slot, away, width)
+        fill = said[:, :, 0]
         self.running, inputs = of.features.step(self.running, readings, good, fill)
         raw, self.network = of.engine.step(inputs, self.network)
         self.slot, known = slot, of.features.begun(self.running)
@@ -260,10 +279,13 @@ class _Run:
         self.frames = np.where(known.any(1), np.minimum(self.frames + np.int32(1), np.int32(of.warm)), np.int32(0))
         unit = scales(self.running)
         raw = raw.reshape(len(raw), 2, *unit.shape[1:])
-        mean = self.running.last[:, :, None] + raw[:, 0] * unit
+        terms, corrected, factor = of.adaptation.apply(self.adapted, raw[:, 0], inputs)
+        mean = self.running.last[:, :, None] + corrected * unit
         wrap(mean, of.features.turn)
-        spread = np.exp(np.clip(raw[:, 1], NARROWEST, WIDEST)) * unit
-        mean[~known], spread[~known] = np.nan, np.nan
+        spread = np.exp(np.clip(raw[:, 1], NARROWEST, WIDEST)) * unit * factor
+        mean[~known], spread[~known], unit[~known] = np.nan, np.nan, np.nan
+        if of.adapts:
+            self.adapted = of.adaptation.remember(self.adapted, slot, terms, corrected, unit)
         for k, (pending, h) in enumerate(zip(self.pending, of.spec.horizons, strict=True)):
             both = np.stack([mean[:, :, k], spread[:, :, k]], axis=2)
             pending[slot % h] = self.whole(both, np.full((1, 1, 1, 1), np.nan, np.float32))

@@ -166,7 +166,7 @@ def test_after_a_hole_what_was_said_before_it_still_stands() -> None:
 
 def test_a_gap_is_bridged_by_predictions() -> None:
     # It says that all grows by half a unit a frame.
-    predictor = Predictor(SPEC, LAYOUT, ConstantEngine(mean=0.5))
+    predictor = Predictor(SPEC, LAYOUT, ConstantEngine(mean=0.5), adapts=False)
     slots, values, good = quiet()
     good[70 : 70 + BRIDGE, 1, 2] = False
     state, forecast = played(predictor, (slots, values, good), [70, 70 + BRIDGE])
@@ -208,7 +208,7 @@ def test_after_a_longer_gap_a_view_begins_anew_and_is_not_judged_until_it_is_war
 def test_a_pmu_that_begins_anew_is_as_one_that_begins_but_for_its_scale() -> None:
     slots, values, good = quiet(layout=ALONE)
     good[70 : 71 + BRIDGE, 1] = False
-    predictor = Predictor(SPEC, ALONE, MixingEngine())
+    predictor = Predictor(SPEC, ALONE, MixingEngine(), adapts=False)
     state, _ = played(predictor, (slots[:76], values[:76], good[:76]), [])
     fresh = predictor.initial()
     fresh = replace(fresh, running=replace(fresh.running, square=state.running.square, count=state.running.count))

@@ -41,7 +41,7 @@ def recording(seed: int, frames: int = 120) -> tuple[NDArray[np.float32], NDArra
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_targets_are_what_a_predictor_that_knows_nothing_would_be_judged_on(seed: int) -> None:
     values, good = recording(seed)
-    predictor = Predictor(SPEC, LAYOUT, ConstantEngine())
+    predictor = Predictor(SPEC, LAYOUT, ConstantEngine(), adapts=False)
     _, forecast = predictor.step(predictor.initial(), np.arange(len(values)), values, good)
     _, targets, weights = parts(values, good)
     judged = ~np.isnan(forecast.deviation)
