@@ -31,7 +31,7 @@ def lstm_pmu() -> Any:
     hp.num_hidden_layers = 2
     hp.dropout = 0.0  # noise of the measurement is regularisation enough: more data than parameters
     hp.learning_rate_constant = 3e-3
-    hp.learning_rate_decay_steps = 900
+    hp.learning_rate_decay_steps = 1600
     return hp
 
 

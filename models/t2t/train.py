@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import tensorflow.compat.v1 as tf
 from numpy.typing import NDArray
-from tensor2tensor import models as _register_models  # noqa: F401 - importing it registers the models
 from tensor2tensor.utils import learning_rate, optimize
 from tensorflow import config
 
@@ -150,7 +149,6 @@ def train(run: Run, *, data_dir: Path, out_dir: Path, known: Path | None) -> Non
         If the records, the run's folder or what is known do not fit, or training diverges.
     """
     hp = hyperparameters(run.hparams_set, run.overrides, data_dir)
-    hp_held_out = hyperparameters(run.hparams_set, run.overrides, data_dir)
     steps = run.steps or hp.learning_rate_decay_steps
     hp.learning_rate_decay_steps = steps
     examples, held_out = windows(data_dir, "train", hp), windows(data_dir, "eval", hp)
@@ -164,15 +162,15 @@ def train(run: Run, *, data_dir: Path, out_dir: Path, known: Path | None) -> Non
         rows = tf.placeholder(tf.float32, [None, WINDOW, ROW], "rows")
         loss = build(run.model, hp, tf.estimator.ModeKeys.TRAIN, rows).loss
         at = tf.train.get_or_create_global_step()
-        # Fed, else some steps take the next one's rate: under TensorFlow 2 Tensor2Tensor counts the step up while it reads
-        # it, in an order that is another one each time the program starts.
+        # Fed, else some steps take the next one's rate: under TensorFlow 2 Tensor2Tensor counts the step up while it
+        # reads it, in an order that is another one each time the program starts.
         scheduled = tf.convert_to_tensor(learning_rate.learning_rate_schedule(hp))
         rate = tf.placeholder(tf.float32, [], "learning_rate")
         operation = optimize.optimize(loss, rate, hp)
-        evaluated = build(run.model, hp_held_out, tf.estimator.ModeKeys.EVAL, rows)
+        same = hyperparameters(run.hparams_set, run.overrides, data_dir)
+        evaluated = build(run.model, same, tf.estimator.ModeKeys.EVAL, rows)
         answers = (evaluated.loss, *split(evaluated.raw, rows[:, :, None]))
-        best_saver = tf.train.Saver(tf.trainable_variables())
-        checkpoints = _Checkpoints(out_dir)
+        best_saver, checkpoints = tf.train.Saver(tf.trainable_variables()), _Checkpoints(out_dir)
         with tf.Session(
             config=tf.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)
         ) as session:
@@ -190,14 +188,13 @@ def train(run: Run, *, data_dir: Path, out_dir: Path, known: Path | None) -> Non
                 held, parts = _evaluate(session, answers, rows, held_out)
                 if not np.isfinite(held):
                     raise TrainingError(f"the held-out loss is {held} at step {step}: lower the learning rate")
-                mean_loss = float(np.mean(recent))
-                board.evaluation(step, mean_loss, held, parts)
+                board.evaluation(step, float(np.mean(recent)), held, parts)
                 # The best weights first, then the checkpoint: a run that is killed between the two resumes before both
                 # and writes the very same again.
                 if standing.take(step, held):
                     best_saver.save(session, str(out_dir / BEST), write_meta_graph=False, write_state=False)
                 checkpoints.save(session, standing, step)
-                say("evaluation", step=step, of=steps, loss=mean_loss, held_out=held, **asdict(standing))
+                say("evaluation", step=step, of=steps, loss=recent[-1], held_out=held, **asdict(standing))
                 recent.clear()
             if known is not None:
                 best_saver.restore(session, str(out_dir / BEST))
@@ -259,16 +256,15 @@ def _begin(out_dir: Path, run: Run, examples: NDArray[np.float32]) -> None:
     """Refuse to go on with another run's weights; it has not ended from here on."""
     said = {**asdict(run), "records_sha256": hashlib.sha256(examples.data).hexdigest()}
     path = out_dir / RUN
-    (out_dir / ENDED).unlink(missing_ok=True)
     if not path.exists():
         _write(path, said)
-        return
     begun = json.loads(path.read_text())
     other = [f"{key} {begun.get(key)!r} instead of {said[key]!r}" for key in said if begun.get(key) != said[key]]
     if other:
         raise TrainingError(
             f"{out_dir} was begun with {', '.join(other)}: go on with the same, or name another folder for this run"
         )
+    (out_dir / ENDED).unlink(missing_ok=True)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
