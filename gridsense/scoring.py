@@ -136,9 +136,12 @@ class Scorers:
         layers = settings.layers if quadratic else ()
         self.names = tuple(layer.name for layer in layers)
         self.window_s = tuple(layer.period_s or settings.points / settings.rate_hz for layer in layers)
+        self.always = tuple(not layer.period_s for layer in layers)
+        """Which tracks speak at every tick."""
         if self.sequence:
             self.names += tuple(kind.name for kind in self.sequence.kinds)
             self.window_s += self.sequence.windows_s
+            self.always += (True,) * len(self.sequence.kinds)
 
     def initial(self, references: Mapping[str, Reference] | None = None) -> State:
         """Begin with nothing seen.
@@ -359,7 +362,7 @@ class Scorers:
     def _track(self, i: int, scores: Scores, time_ns: NDArray[np.int64]) -> Track:
         """Put one layer on the ticks' axis; a track that speaks at every tick has nothing to say of those it missed."""
         score = np.full((len(time_ns), len(self.table.pmus)), np.nan)
-        due = np.full(len(time_ns), self.window_s[i] <= self.window_s[0])
+        due = np.full(len(time_ns), self.always[i])
         at = np.searchsorted(time_ns, scores.time_ns)
         score[at], due[at] = scores.minus_ln_p, True
         return Track(self.names[i], self.window_s[i], due, score)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines import calibration
-from baselines.calibration import Kind, LayerState, Scores
+from baselines.calibration import Kind, LayerState, Scores, Status
 from baselines.compression import Contributions, Reference
 from baselines.stream_axis import join_streams, take_streams
 from models import predictor
@@ -100,16 +100,21 @@ class State:
     predictor
         The predictor's own.
     recent
-        `(S, R, C, K)` float32: deviations of the frames of the last second.
-    frame
-        `(S, R)` -ln p of those frames.
+        `(S, H, C, K)` float32: deviations of the newest frames, as many as a tick has.
+    said
+        `(S, H, 5)` float64: of those frames -ln p, atypicality, squared distance, coverage and pattern.
+    sums, counts
+        `(S, N, C, K + 1)` float32 and `(S, N, C, K)` int32: sums of the deviations of the last second's ticks, and of
+        the squares of the first; and of how many frames.
     layers
         What is typical: of single frames, of the last second.
     """
 
     predictor: predictor.State
     recent: NDArray[np.float32]
-    frame: NDArray[np.float64]
+    said: NDArray[np.float64]
+    sums: NDArray[np.float32]
+    counts: NDArray[np.int32]
     layers: tuple[LayerState, LayerState]
 
 
@@ -133,18 +138,18 @@ class SequenceScorer:
         self.model = model
         self.table = table
         self.hop = hop
-        self.second = max(hop, round(spec.rate_hz / hop) * hop)
+        self.ticks = max(1, round(spec.rate_hz / hop))
+        self.second = self.ticks * hop
         layout = place(
             spec.slots, [[c.quantity for c in p.channels] for p in table.pmus], [p.source for p in table.pmus]
         )
         self.predictor = Predictor(spec, layout, model.engine)
         self.predicted = layout.predicted
         needed = max(50, math.ceil(learn_s * spec.rate_hz / hop))
-        overlap = math.ceil(self.second / hop)
         horizons = len(spec.horizons)
         self.kinds = (
-            Kind(FRAME, spec.rate_hz, hop, hop, overlap, needed, FLOOR, (False,) * horizons),
-            Kind(SECOND, spec.rate_hz, hop, hop, 2 * overlap, needed, FLOOR, (False,) * horizons + (True,)),
+            Kind(FRAME, spec.rate_hz, hop, hop, self.ticks, needed, FLOOR, (False,) * horizons),
+            Kind(SECOND, spec.rate_hz, hop, hop, 2 * self.ticks, needed, FLOOR, (False,) * horizons + (True,)),
         )
         self.descriptors = (AHEAD[:horizons], (*AHEAD[:horizons], "next_spread"))
         self.windows_s = (hop / spec.rate_hz, self.second / spec.rate_hz)
@@ -168,12 +173,14 @@ class SequenceScorer:
             calibration.initial(kind, streams, channels * len(names), known.get(kind.name))
             for kind, names in zip(self.kinds, self.descriptors, strict=True)
         )
-        shape = (streams, self.second, channels, len(self.model.spec.horizons))
+        horizons = len(self.model.spec.horizons)
         return State(
-            self.predictor.initial(),
-            np.full(shape, np.nan, np.float32),
-            np.full(shape[:2], np.nan),
-            (first, second),
+            predictor=self.predictor.initial(),
+            recent=np.full((streams, self.hop, channels, horizons), np.nan, np.float32),
+            said=np.full((streams, self.hop, 5), np.nan),
+            sums=np.zeros((streams, self.ticks, channels, horizons + 1), np.float32),
+            counts=np.zeros((streams, self.ticks, channels, horizons), np.int32),
+            layers=(first, second),
         )
 
     def carry(self, old: SequenceScorer, state: State) -> State:
@@ -192,12 +199,14 @@ class SequenceScorer:
             For the first `step` under this table.
         """
         fresh = self.initial()
-        views, before = (s.predictor.layout.channel.shape[1] for s in (self, old))
-        if old.table.width != self.table.width or old.model != self.model or views != before:
+        if old.table.width != self.table.width or old.model != self.model:
             return fresh
-        where = carried(old.table, self.table)
-        count = len(self.table.pmus)
-        return take_streams(join_streams([fresh, state]), np.where(where < 0, np.arange(count), where + count))
+        place, count = carried(old.table, self.table), len(self.table.pmus)
+        where = np.where(place < 0, np.arange(count), place + count)
+        views, before = (s.predictor.layout.channel.shape[1] for s in (self, old))
+        if views != before:  # what is typical stays; the predictor begins anew
+            return replace(fresh, layers=take_streams(join_streams([fresh.layers, state.layers]), where))
+        return take_streams(join_streams([fresh, state]), where)
 
     def step(
         self, state: State, slots: NDArray[np.int64], values: NDArray[np.float32], good: NDArray[np.bool_]
@@ -223,42 +232,44 @@ class SequenceScorer:
         """
         last = int(state.predictor.slot.max(initial=predictor.NEVER))
         remembered, forecast = self.predictor.step(state.predictor, slots, values, good)
-        count, streams, channels, _ = forecast.deviation.shape
-        there = (good & self.predicted).sum(2) / np.maximum(self.predicted.sum(1), 1)
+        count, streams, channels, horizons = forecast.deviation.shape
         first, scored = calibration.step(
             self.kinds[0],
             state.layers[0],
             slots=slots,
-            vectors=forecast.deviation.reshape(count, streams, channels * forecast.deviation.shape[3]),
-            coverage=np.where(forecast.warm, there, 0).astype(np.float32),
+            vectors=forecast.deviation.reshape(count, streams, channels * horizons),
+            coverage=self._coverage(~np.isnan(forecast.deviation[..., 0])),
         )
         # Frames that did not come between the blocks stand in the memory as such.
         hole = min(max(int(slots[0]) - last - 1, 0), self.second) if last != predictor.NEVER else 0
-        shape = (hole, streams, channels, forecast.deviation.shape[3])
-        recent = np.concatenate([state.recent.swapaxes(0, 1), np.full(shape, np.nan, np.float32), forecast.deviation])
-        frame = np.concatenate([state.frame.T, np.full((hole, streams), np.nan), scored.minus_ln_p])
-        due = np.flatnonzero(slots % self.hop == 0)
-        ends = due + self.second + hole
-        worst = self._worst(scored, due, frame, recent, ends)
-        parts = [_summary(recent[end - self.second + 1 : end + 1]) for end in ends.tolist()]
-        vectors = (
-            np.stack([v for v, _ in parts])
-            if parts
-            else np.empty((0, streams, channels, len(self.descriptors[1])), np.float32)
-        )
-        shares = np.stack([share for _, share in parts]) if parts else np.empty((0, streams, channels), np.float32)
-        covered = np.where(self.predicted, shares, 0).sum(2) / np.maximum(self.predicted.sum(1), 1)
+        blank = np.full((hole, streams, channels, horizons), np.nan, np.float32)
+        recent = np.concatenate([state.recent.swapaxes(0, 1), blank, forecast.deviation])
+        words = (scored.minus_ln_p, scored.atypicality, scored.distance, scored.coverage, scored.pattern)
+        said = np.concatenate([state.said.swapaxes(0, 1), np.full((hole, streams, 5), np.nan), np.stack(words, axis=2)])
+        ends = np.flatnonzero(np.arange(slots[0] - hole, slots[-1] + 1) % self.hop == 0)
+        due = ends[ends >= hole] - hole
+        begun = len(recent) - 1 - int(ends[-1]) - self.hop if len(ends) else 0  # frames of the next tick
+        whole = slice(len(recent) - begun - len(ends) * self.hop, len(recent) - begun)
+        parts = (len(ends), self.hop, streams)
+        ticks, told = recent[whole].reshape(*parts, channels, horizons), said[whole].reshape(*parts, 5)
+        worst = self._worst(scored, due, ticks[len(ends) - len(due) :], told[len(ends) - len(due) :])
+        sums, counts = _summed(ticks)
+        sums = np.concatenate([state.sums.swapaxes(0, 1), sums])
+        counts = np.concatenate([state.counts.swapaxes(0, 1), counts])
+        vectors, covered = self._seconds(sums, counts, len(due))
         second, seconds = calibration.step(
             self.kinds[1],
             state.layers[1],
             slots=slots[due],
-            vectors=vectors.reshape(len(due), streams, channels * vectors.shape[3]),
-            coverage=covered.astype(np.float32),
+            vectors=vectors.reshape(len(due), streams, channels * (horizons + 1)),
+            coverage=self._coverage(covered),
         )
         new = State(
             remembered,
-            np.ascontiguousarray(recent[len(recent) - self.second :].swapaxes(0, 1)),
-            np.ascontiguousarray(frame[len(frame) - self.second :].T),
+            np.ascontiguousarray(recent[-self.hop :].swapaxes(0, 1)),
+            np.ascontiguousarray(said[-self.hop :].swapaxes(0, 1)),
+            np.ascontiguousarray(sums[-self.ticks :].swapaxes(0, 1)),
+            np.ascontiguousarray(counts[-self.ticks :].swapaxes(0, 1)),
             (first, second),
         )
         return new, (worst, seconds), forecast
@@ -300,44 +311,56 @@ class SequenceScorer:
         first, second = (calibration.settle(k, layer) for k, layer in zip(self.kinds, state.layers, strict=True))
         return replace(state, layers=(first, second))
 
+    def _coverage(self, there: NDArray[np.generic]) -> NDArray[np.float32]:
+        """`(K, S)`: mean over the predicted channels of `(K, S, C)` shares that are there."""
+        predicted = np.maximum(self.predicted.sum(1), 1).astype(np.float32)
+        share: NDArray[np.float32] = there.sum(axis=2, dtype=np.float32) / predicted
+        return share
+
     def _worst(
-        self,
-        scored: Scores,
-        due: NDArray[np.intp],
-        frame: NDArray[np.float64],
-        recent: NDArray[np.float32],
-        ends: NDArray[np.intp],
+        self, scored: Scores, due: NDArray[np.intp], ticks: NDArray[np.float32], told: NDArray[np.float64]
     ) -> Scores:
         """Take each tick's worst frame: among so many, by Bonferroni, it is that much less improbable."""
-        rows = ends[:, None] - np.arange(self.hop - 1, -1, -1)
-        inside = frame[rows]
-        heard = ~np.isnan(inside)
-        at = np.take_along_axis(rows, np.where(heard, inside, -np.inf).argmax(axis=1), axis=1)
-        stream = np.arange(frame.shape[1])
-        score = np.where(heard.any(1), frame[at, stream] - math.log(self.hop), np.nan)
+        surprise = told[..., 0]
+        heard = ~np.isnan(surprise).all(axis=1)
+        at = np.where(heard, np.where(np.isnan(surprise), -np.inf, surprise).argmax(axis=1), self.hop - 1)
+        tick, stream = np.ix_(range(len(due)), range(heard.shape[1]))
+        frame = told[tick, at, stream]
+        score = np.maximum(frame[..., 0] - math.log(self.hop), 0)
         return Scores(
             time_ns=scored.time_ns[due],
-            minus_ln_p=np.maximum(score, 0.0),
-            atypicality=score,
-            distance=scored.distance[due],
-            coverage=scored.coverage[due],
-            status=scored.status[due],
+            minus_ln_p=score,
+            atypicality=score + (frame[..., 1] - frame[..., 0]),
+            distance=frame[..., 2],
+            coverage=frame[..., 3].astype(np.float32),
+            status=np.where(heard, Status.SCORED, scored.status[due]).astype(np.uint8),
             missing_s=scored.missing_s[due],
-            pattern=scored.pattern[due],
-            vectors=recent[at, stream].reshape(len(ends), len(stream), recent.shape[2] * recent.shape[3]),
+            pattern=frame[..., 4].astype(np.int8),
+            vectors=ticks[tick, at, stream].reshape(*heard.shape, ticks.shape[3] * ticks.shape[4]),
         )
 
+    def _seconds(
+        self, sums: NDArray[np.float32], counts: NDArray[np.int32], due: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Sum up the second before each of the newest `due` ticks.
 
-def _summary(deviation: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Sum up a second: `(S, C, K + 1)` mean of each horizon and spread of the first; `(S, C)` share that is there."""
-    there = ~np.isnan(deviation)
-    count = there.sum(axis=0)
-    value = np.where(there, deviation, np.float32(0))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = value.sum(axis=0) / count
-        spread = np.sqrt((value[..., :1] ** 2).sum(axis=0) / count[..., :1])
-    out = np.concatenate([mean, spread], axis=2)
-    few = np.concatenate([count, count[..., :1]], axis=2) < FLOOR * len(deviation)
-    return np.where(few, np.float32(np.nan), out).astype(np.float32), (count[..., 0] / len(deviation)).astype(
-        np.float32
-    )
+        `(K, S, C, K + 1)` mean of each horizon and spread of the first; `(K, S, C)` share that is there.
+        """
+        begin = len(sums) - due - self.ticks + 1
+        total, count = sums[begin : begin + due].copy(), counts[begin : begin + due].copy()
+        for i in range(begin + 1, begin + self.ticks):
+            total += sums[i : i + due]
+            count += counts[i : i + due]
+        count = np.concatenate([count, count[..., :1]], axis=3)
+        total /= np.maximum(count, 1)
+        np.sqrt(total[..., -1], out=total[..., -1])
+        total[count < FLOOR * self.second] = np.nan
+        return total, (count[..., 0] / self.second).astype(np.float32)
+
+
+def _summed(ticks: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Sum over the frames of ticks `(K, H, S, C, K)`: each deviation, and the square of the first; and how many."""
+    there = ~np.isnan(ticks)
+    value = np.where(there, ticks, np.float32(0))
+    square = (value[..., :1] ** 2).sum(axis=1)
+    return np.concatenate([value.sum(axis=1), square], axis=3), there.sum(axis=1, dtype=np.int32)
