@@ -26,7 +26,7 @@ from baselines.stream_axis import from_arrays, join_streams, take_streams, to_ar
 from gridsense.sequence import SequenceScorer
 from gridsense.sequence import State as SequenceState
 from streams.channels import Channel, ChannelTable, Pmu, Quantity
-from tests.reference.small_model import small_model
+from tests.reference.scoring_model import scoring_model
 
 Step = Callable[[Any, NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]], tuple[Any, tuple[Scores, ...]]]
 
@@ -66,7 +66,7 @@ class Learned:
 
 
 def sequence(name: str, rate_hz: float, seconds: int) -> Scorer:
-    model, hop = small_model(rate_hz), Settings(rate_hz).hop
+    model, hop = scoring_model(rate_hz), Settings(rate_hz).hop
     quantities = (Quantity.FREQUENCY, Quantity.VOLTAGE_MAGNITUDE, Quantity.VOLTAGE_ANGLE)
 
     def scorer_of(present: NDArray[np.bool_]) -> SequenceScorer:

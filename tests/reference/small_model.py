@@ -1,23 +1,40 @@
-"""A network of random weights as a model: it predicts little more than the last reading, enough for most tests."""
+"""A sealed artifact with weights drawn by a seed: it predicts nothing well, and runs in NumPy."""
 
 from __future__ import annotations
 
-from gridsense.sequence import Model
+import json
+from pathlib import Path
+
+from models import artifact
 from models.engines import ArrayEngine
-from models.spec import Spec
-from tests.reference.small_network import small_weights
+from models.spec import SLOTS, Spec
+from tests.reference.small_network import frames, small_weights
 
-SCALES = (5e-4, 1e-2, 2e-5, 2e-3, 2e-3, 2e-3, 2e-3)
-"""Of each slot's deviation from the last reading: Hz, Hz/s, per unit, degrees, per unit."""
+SPEC = Spec(30.0, (1, 15, 60), (0.5, 3.0), ((0.001, 0.002, 0.003),) * len(SLOTS))
 
 
-def small_model(rate_hz: float = 30.0, warm_s: float = 5.0) -> Model:
-    spec = Spec(
-        rate_hz=rate_hz,
-        horizons=(1, max(2, round(rate_hz / 2)), max(3, round(2 * rate_hz))),
-        paces_s=(0.5, 3.0),
-        scale=tuple((s, 2 * s, 4 * s) for s in SCALES),
-        warm_s=warm_s,
-    )
-    weights = small_weights(1, inputs=spec.inputs, hidden=6, outputs=spec.outputs, scale=0.05)
-    return Model(f"small {rate_hz:g}", spec, ArrayEngine(weights))
+def figures(error: float) -> dict[str, list[list[float | None]]]:
+    shape = len(SPEC.slots), len(SPEC.horizons)
+    told = {"relative_error": error, "coverage": 0.95, "likelihood": 0.1, "readings": 9.0}
+    return {name: [[value] * shape[1] for _ in range(shape[0])] for name, value in told.items()}
+
+
+def small_model(path: Path, *, seed: int = 0, spec: Spec = SPEC, error: float = 0.75, off_by: float = 0.0) -> Path:
+    """`off_by` is what the recorded outputs of the trained graph differ from NumPy's."""
+    weights = small_weights(seed, inputs=spec.inputs, hidden=8, layers=2, outputs=spec.outputs, scale=0.2)
+    (path / artifact.SAVED_MODEL).mkdir(parents=True)
+    (path / artifact.SAVED_MODEL / "saved_model.pb").write_bytes(b"a graph")
+    (path / artifact.SPEC).write_text(spec.to_json())
+    trained = {"hyperparameters": {"hidden_size": 8}, "steps": 20, "seed": seed, "versions": {"tensorflow": "2.12.1"}}
+    file = {"name": "quiet.parquet", "pmus": 7, "splits": {"train": ["a", "b"]}, "left_out": [{}, {}]}
+    (path / artifact.TRAINING).write_text(json.dumps({"files": [file], "trained": trained}))
+    (path / artifact.METRICS).write_text(json.dumps({"eval": figures(error), "test": figures(error + 0.125)}))
+    artifact.write_weights(path, weights)
+    inputs = frames(seed, 40, 2, spec.inputs)
+    engine = ArrayEngine(weights)
+    state, raw = engine.initial(2), frames(seed, 40, 2, spec.outputs)
+    for t, frame in enumerate(inputs):
+        raw[t], state = engine.step(frame, state)
+    artifact.write_self_test(path, inputs, raw + off_by)
+    artifact.seal(path, name=path.name, architecture="lstm", created_by="a test")
+    return path
