@@ -41,8 +41,11 @@ format: setup ## format the code and mend what ruff can mend by itself
 	@.venv/bin/ruff check --fix-only --quiet .
 	@.venv/bin/ruff format .
 
-train: setup ## train the sequence model from the bundled stream by Tensor2Tensor, export and verify it
-	@.venv/bin/gridsense train gridsense/demo/ambient.parquet $(ARGS)
+train: setup ## train the bundled sequence model by Tensor2Tensor, export it, and verify it in TensorFlow and JAX of today
+	@.venv/bin/gridsense train gridsense/demo/ambient.parquet models/corpus/*.parquet \
+	  --known gridsense/demo/demo.parquet --to models/bundled --force $(ARGS)
+	@.venv/bin/python scripts/engines/environment.py >/dev/null
+	@.venv-engines/bin/gridsense model verify models/bundled --frames 10000
 
 bench: setup ## all measurements against a peer or a limit; ARGS=--quick ends within a minute each
 	@for script in scripts/bench/*.py; do echo "== $$script"; $(RUN) "$$script" $(ARGS); done

@@ -215,8 +215,10 @@ class Adaptation:
             After `learn`.
         slot
             Of the frame.
-        terms, corrected
+        terms
             From `apply`.
+        corrected
+            Likewise.
         unit
             `(N, C, K)` of the corrected means; NaN where nothing was predicted.
 
@@ -238,8 +240,10 @@ class Adaptation:
         ----------
         state
             After the frame before them.
-        begin, end
-            Slots of the first, and of the first that came again.
+        begin
+            Slot of the first.
+        end
+            Slot of the first that came again.
 
         Returns
         -------

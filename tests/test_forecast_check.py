@@ -14,9 +14,12 @@ from scripts.check import forecast
 from scripts.check.forecast import (
     AR,
     CHANGES,
+    CORRECTION,
     LEVELS,
     LINE,
+    NETWORK,
     PARABOLA,
+    PARTS,
     SEQUENCE,
     STILL,
     Cell,
@@ -183,6 +186,7 @@ def test_all_methods_are_judged_on_the_same_readings() -> None:
 
 def cell(kind: Kind, sequence: float, *, frames: int = 15, levels: float = 0.9) -> Cell:
     sizes = {STILL: 1.0, LINE: 3.0, PARABOLA: 5.0, LEVELS: levels, CHANGES: 0.95, SEQUENCE: sequence}
+    sizes |= dict.fromkeys(PARTS, 0.97)
     errors = {name: np.full(4, size) for name, size in sizes.items()}
     return Cell(kind, "made up", 120.0, "frequency", frames, frames / 30, errors, 1000, 0.9)
 
@@ -244,7 +248,8 @@ def test_a_network_that_says_nothing_changes_is_persistence() -> None:
     cells = forecast.judge(Stream(Kind.HELD_OUT, "made up", readings(count), first), spec, ArrayEngine(nothing))
     assert [(c.quantity, c.frames) for c in cells] == [(slot, ahead) for ahead in AHEAD for slot in SLOTS]
     for c in cells:
-        np.testing.assert_allclose(c.errors[SEQUENCE], 1, rtol=1e-4)
+        np.testing.assert_allclose(c.errors[NETWORK], 1, rtol=1e-4)
+        np.testing.assert_array_equal(c.errors[SEQUENCE], c.errors[CORRECTION])
         # Of the third PMU ten readings are missing, and ten predictions from inside the hole.
         assert c.readings == 3 * (count - first) - len(set(range(300, 310)) | {300 + c.frames + n for n in range(10)})
 

@@ -65,7 +65,10 @@ SHOWN = 1.6
 
 SEQUENCE, STILL, LINE, PARABOLA, AR = "sequence", "persistence", "linear", "quadratic", f"AR({ORDER})"
 PEERS = (STILL, LINE, PARABOLA, AR)
-METHODS = (*PEERS[1:], SEQUENCE)
+NETWORK, CORRECTION = "network alone", "correction alone"
+PARTS = (NETWORK, CORRECTION)
+"""What the model is made of: the shared network; and each channel's correction, here of a network that says nothing."""
+METHODS = (*PEERS[1:], *PARTS, SEQUENCE)
 """As shown: the error of persistence is the unit."""
 LEVELS, CHANGES = "levels", "changes"
 FITS = (LEVELS, CHANGES)
@@ -438,6 +441,28 @@ def compare(errors: dict[str, Floats]) -> tuple[dict[str, Floats], NDArray[np.bo
     return {name: np.sqrt(each / unit) for name, each in squares.items()}, judged & moves
 
 
+class _Silent:
+    """An engine whose network says nothing: no change, one unit wide. What then predicts is the correction."""
+
+    name = "silent"
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def initial(self, streams: int) -> Any:
+        return self._engine.initial(streams)
+
+    def step(self, inputs: NDArray[np.float32], state: Any) -> tuple[NDArray[np.float32], Any]:
+        raw, state = self._engine.step(inputs, state)
+        return np.zeros_like(raw), state
+
+    def to_numpy(self, state: Any) -> NDArray[np.float32]:
+        return self._engine.to_numpy(state)
+
+    def from_numpy(self, state: NDArray[np.float32]) -> Any:
+        return self._engine.from_numpy(state)
+
+
 def judge(stream: Stream, spec: Spec, engine: Engine) -> list[Cell]:
     """Let every method predict the same readings of one stream.
 
@@ -464,8 +489,10 @@ def judge(stream: Stream, spec: Spec, engine: Engine) -> list[Cell]:
     if stream.readings.rate_hz != rate_hz:
         raise CheckError(f"{stream.name} has {stream.readings.rate_hz:g} frames a second, the model serves {rate_hz:g}")
     layout = place(spec.slots, [[c.quantity for c in p.channels] for p in pmus], [p.source for p in pmus])
-    predictor = Predictor(spec, layout, engine)
-    _, forecast = predictor.step(predictor.initial(), np.arange(len(values)), values, ~np.isnan(values))
+    whole = Predictor(spec, layout, engine)
+    parts = (Predictor(spec, layout, engine, adapts=False), Predictor(spec, layout, _Silent(engine)))
+    _, forecast = whole.step(whole.initial(), np.arange(len(values)), values, ~np.isnan(values))
+    alone = [p.step(p.initial(), np.arange(len(values)), values, ~np.isnan(values))[1] for p in parts]
     pmu, channel = np.nonzero(layout.predicted)
     quantities = np.array(
         [pmus[s].channels[c].quantity.value for s, c in zip(pmu.tolist(), channel.tolist(), strict=True)]
@@ -485,7 +512,8 @@ def judge(stream: Stream, spec: Spec, engine: Engine) -> list[Cell]:
         taps |= {fit: fits[fit][k] for fit in FITS}
         expected = {name: extrapolated(known, each, origins) for name, each in taps.items()}
         deviation = forecast.deviation[targets][:, pmu, channel, k]  # NaN until the model has warmed up
-        expected[SEQUENCE] = np.where(np.isnan(deviation), np.nan, forecast.expected[targets][:, pmu, channel, k])
+        for name, said in ((SEQUENCE, forecast), *zip(PARTS, alone, strict=True)):
+            expected[name] = np.where(np.isnan(deviation), np.nan, said.expected[targets][:, pmu, channel, k])
         errors, judged = compare({name: shortest(asked - each, turn) for name, each in expected.items()})
         for quantity in spec.slots:
             of = (quantities == quantity) & judged.any(axis=0)
