@@ -15,9 +15,11 @@ and `state`:
   shift puts first, the window's positions are those that were trained, no more. So for the first `REACH` frames `pred`
   is what the graph, run over all frames, gives. After that it is what the graph gives that is run over the newest
   `REACH` frames alone, as if they were a stream's first: it is not what a run over all frames gives, whose positions
-  are numbered from the stream's beginning, were never trained, and attend to what is older.
+  are numbered from the stream's beginning, were never trained, and attend to what is older. (Let XLA compile its step:
+  oneDNN in TensorFlow 2.2x multiplies small batches of matrices some eighty times slower.)
 """
 
+import copy
 import json
 import platform
 import shutil
@@ -109,14 +111,12 @@ def export(*, model: str, hparams_set: str, overrides: str, data_dir: Path, out_
     to.mkdir(parents=True, exist_ok=True)
     hp = hyperparameters(hparams_set, overrides, data_dir)
     with tf.Graph().as_default(), tf.Session() as session:
-        step = _transformer_step(hp) if transformer else _lstm_step(hp)
+        step = _transformer_step(hp, nothing_seen(model, hp, best)) if transformer else _lstm_step(hp)
         try:
             tf.train.Saver(tf.trainable_variables()).restore(session, str(best))
         except (ValueError, tf.errors.OpError) as error:
             raise TrainingError(f"{best} cannot be read: {str(error).splitlines()[0]}: train anew") from error
-        weights = dict(
-            zip((v.op.name for v in tf.trainable_variables()), session.run(tf.trainable_variables()), strict=True)
-        )
+        weights = session.run({variable.op.name: variable for variable in tf.trainable_variables()})
         _save(session, step, to / "saved_model")
     deviation = largest_deviation(to / "saved_model", inputs, raw)
     say("checked", frames=FRAMES, streams=STREAMS, deviation=deviation, tolerance=TOLERANCE)
@@ -228,6 +228,30 @@ def graph_outputs(model: str, hp: Any, checkpoint: Path, inputs: Floats, reach: 
     return out
 
 
+def nothing_seen(model: str, hp: Any, checkpoint: Path) -> Floats:
+    """Let Tensor2Tensor's graph say what it predicts before any frame.
+
+    Parameters
+    ----------
+    model
+        As it was trained.
+    hp
+        From `hyperparameters`.
+    checkpoint
+        Of the weights.
+
+    Returns
+    -------
+    Floats
+        `(O,)`: its first position.
+    """
+    with tf.Graph().as_default(), tf.Session() as session:
+        raw = build(model, copy.deepcopy(hp), tf.estimator.ModeKeys.EVAL, tf.zeros([1, 2, ROW])).raw
+        tf.train.Saver(tf.trainable_variables()).restore(session, str(checkpoint))
+        first: Floats = session.run(raw)[0, 0, 0]
+    return first
+
+
 def largest_deviation(folder: Path, inputs: Floats, raw: Floats) -> float:
     """Load the SavedModel as whoever serves it does, and step it.
 
@@ -314,15 +338,9 @@ def _lstm_step(hp: Any) -> Step:
     return Step(batch, *first, inputs, state, pred, next_state)
 
 
-def _transformer_step(hp: Any) -> Step:
-    """Tensor2Tensor's whole graph over a window of rows."""
+def _transformer_step(hp: Any, first_pred: Floats) -> Step:
+    """Tensor2Tensor's whole graph over a window of rows, built once: it would make new weights a second time."""
     width = INPUTS + 1
-
-    def run(window: Any) -> Any:
-        """Predict after the newest row; the rows after it, which causal attention does not see, are zeros."""
-        rows = tf.pad(window[:, :, :INPUTS], [[0, 0], [0, 1], [0, ROW - INPUTS]])
-        raw = build("transformer", hp, tf.estimator.ModeKeys.PREDICT, tf.ensure_shape(rows, [None, WINDOW, ROW])).raw
-        return tf.gather(raw[:, :, 0], _seen(window), batch_dims=1)
 
     inputs = tf.placeholder(tf.float32, [None, INPUTS], "inputs")
     state = tf.placeholder(tf.float32, [None, REACH, width], "state")
@@ -333,9 +351,12 @@ def _transformer_step(hp: Any) -> Step:
     filled = tf.where(tf.broadcast_to(here, tf.shape(state)), tf.broadcast_to(row, tf.shape(state)), state)
     slid = tf.concat([state[:, 1:], row], 1)
     next_state = tf.where(tf.broadcast_to(seen < REACH, tf.shape(state)), filled, slid)
-    pred = run(next_state)
-    first_state = tf.zeros([batch, REACH, width])
-    return Step(batch, run(first_state), first_state, inputs, state, pred, next_state)
+    # The rows after the newest, which causal attention does not see, are zeros.
+    rows = tf.ensure_shape(tf.pad(next_state[:, :, :INPUTS], [[0, 0], [0, 1], [0, ROW - INPUTS]]), [None, WINDOW, ROW])
+    raw = build("transformer", hp, tf.estimator.ModeKeys.PREDICT, rows).raw
+    pred = tf.gather(raw[:, :, 0], _seen(next_state), batch_dims=1)
+    first = tf.tile(tf.constant(first_pred[None]), tf.stack([batch, 1]))
+    return Step(batch, first, tf.zeros([batch, REACH, width]), inputs, state, pred, next_state)
 
 
 def _seen(window: Any) -> Any:

@@ -61,7 +61,7 @@ def hyperparameters(hparams_set: str, overrides: str, data_dir: Path) -> Any:
 
 
 def build(model_name: str, hp: Any, mode: str, rows: Any) -> Network:
-    """Make the model's graph; a second time, with the same variables.
+    """Make the model's graph, once in a `tf.Graph`: a second transformer in it would have weights of its own.
 
     Parameters
     ----------
@@ -80,6 +80,6 @@ def build(model_name: str, hp: Any, mode: str, rows: Any) -> Network:
         Its tensors.
     """
     model = registry.model(model_name)(hp, mode, hp.problem_hparams)
-    with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-        out, losses = model({"targets": rows[:, :, None]})
-    return Network(out, losses["training"], tf.get_collection(HIDDEN)[-1])
+    out, losses = model({"targets": rows[:, :, None]})
+    (hidden,) = tf.get_collection(HIDDEN)
+    return Network(out, losses["training"], hidden)

@@ -109,19 +109,19 @@ class Board:
         self._writer.add_summary(tf.Summary(value=values), step)
         self._writer.flush()
 
-    def known_events(self, session: Any, run: Trained, known: Path, data_dir: Path) -> None:
+    def known_events(self, run: Trained, known: Path, data_dir: Path, checkpoint: Path) -> None:
         """Write hidden states of the LSTM's last layer while known events pass, for the embedding projector.
 
         Parameters
         ----------
-        session
-            With the weights.
         run
             What was trained; a transformer has no hidden state, and nothing is written of it.
         known
             Holds `NAME.npy`, rows `(T, N, ROW)`, and `NAME.json`, a list of `T` labels.
         data_dir
             Where the records are.
+        checkpoint
+            Of the weights.
 
         Raises
         ------
@@ -143,19 +143,22 @@ class Board:
         ]
         labels = np.array([files[f][2][t] for f, t, _ in places])
         chosen = [places[i] for i in balanced(labels)]
-        x = tf.placeholder(tf.float32, [None, None, ROW])
-        hp = hyperparameters(run.hparams_set, run.overrides, data_dir)
-        hidden = build(run.model, hp, tf.estimator.ModeKeys.EVAL, x).hidden
         points, metadata = [], ["label\tfile\tstream\tframe"]
-        for f, (path, rows, named) in enumerate(files):
-            mine = [(t, n) for g, t, n in chosen if g == f]
-            if not mine:
-                continue
-            streams = sorted({n for _, n in mine})
-            seen = session.run(hidden, {x: rows[:, streams].swapaxes(0, 1)})[:, :, 0]
-            for t, n in mine:
-                points.append(seen[streams.index(n), t + 1])
-                metadata.append(f"{named[t]}\t{path.stem}\t{n}\t{t}")
+        with tf.Graph().as_default(), tf.Session() as session:
+            tf.set_random_seed(0)  # nothing is drawn; determinism asks for it
+            x = tf.placeholder(tf.float32, [None, None, ROW])
+            hp = hyperparameters(run.hparams_set, run.overrides, data_dir)
+            hidden = build(run.model, hp, tf.estimator.ModeKeys.EVAL, x).hidden
+            tf.train.Saver(tf.trainable_variables()).restore(session, str(checkpoint))
+            for f, (path, rows, named) in enumerate(files):
+                mine = [(t, n) for g, t, n in chosen if g == f]
+                if not mine:
+                    continue
+                streams = sorted({n for _, n in mine})
+                seen = session.run(hidden, {x: rows[:, streams].swapaxes(0, 1)})[:, :, 0]
+                for t, n in mine:
+                    points.append(seen[streams.index(n), t + 1])
+                    metadata.append(f"{named[t]}\t{path.stem}\t{n}\t{t}")
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "metadata.tsv").write_text("\n".join(metadata) + "\n")
         # No path of a checkpoint: TensorBoard takes the one beside it, wherever the folder is moved to.

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from numpy.typing import NDArray
 from tensor2tensor.utils import learning_rate, optimize
-from tensorflow import config
+from tensorflow import config, keras
 
 from .errors import TrainingError
 from .graph import build, hyperparameters
@@ -34,6 +34,8 @@ PATIENCE = 6
 AT_ONCE = 64
 """Windows evaluated together."""
 CHECKPOINT, BEST = "model.ckpt", "best"
+THREADS = tf.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)
+"""Of any machine: another number may add in another order."""
 RUN, ENDED = "run.json", "ended.json"
 """What a run was begun with, and how it ended."""
 
@@ -157,6 +159,8 @@ def train(run: Run, *, data_dir: Path, out_dir: Path, known: Path | None) -> Non
     _begin(out_dir, run, examples)
     batches = Batches(examples, hp.batch_size, run.seed)
     config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(run.seed)
+    measure = _HeldOut(run, data_dir, held_out)
     with tf.Graph().as_default():
         tf.set_random_seed(run.seed)
         rows = tf.placeholder(tf.float32, [None, WINDOW, ROW], "rows")
@@ -167,13 +171,9 @@ def train(run: Run, *, data_dir: Path, out_dir: Path, known: Path | None) -> Non
         scheduled = tf.convert_to_tensor(learning_rate.learning_rate_schedule(hp))
         rate = tf.placeholder(tf.float32, [], "learning_rate")
         operation = optimize.optimize(loss, rate, hp)
-        same = hyperparameters(run.hparams_set, run.overrides, data_dir)
-        evaluated = build(run.model, same, tf.estimator.ModeKeys.EVAL, rows)
-        answers = (evaluated.loss, *split(evaluated.raw, rows[:, :, None]))
-        best_saver, checkpoints = tf.train.Saver(tf.trainable_variables()), _Checkpoints(out_dir)
-        with tf.Session(
-            config=tf.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=1)
-        ) as session:
+        weights = {variable.op.name: variable for variable in tf.trainable_variables()}
+        best_saver, checkpoints = tf.train.Saver(weights), _Checkpoints(out_dir)
+        with tf.Session(config=THREADS) as session:
             standing = checkpoints.restore(session)
             step = int(session.run(at))
             board = Board(out_dir, session.graph, step)
@@ -185,7 +185,7 @@ def train(run: Run, *, data_dir: Path, out_dir: Path, known: Path | None) -> Non
                 if step % run.evaluate_every and step < steps:
                     say("step", step=step, of=steps, loss=recent[-1])
                     continue
-                held, parts = _evaluate(session, answers, rows, held_out)
+                held, parts = measure(session.run(weights))
                 if not np.isfinite(held):
                     raise TrainingError(f"the held-out loss is {held} at step {step}: lower the learning rate")
                 board.evaluation(step, float(np.mean(recent)), held, parts)
@@ -196,13 +196,43 @@ def train(run: Run, *, data_dir: Path, out_dir: Path, known: Path | None) -> Non
                 checkpoints.save(session, standing, step)
                 say("evaluation", step=step, of=steps, loss=recent[-1], held_out=held, **asdict(standing))
                 recent.clear()
-            if known is not None:
-                best_saver.restore(session, str(out_dir / BEST))
-                board.known_events(session, run, known, data_dir)
-            board.close()
+    if known is not None:
+        board.known_events(run, known, data_dir, out_dir / BEST)
+    board.close()
     ended = {"steps": step, "stopped_early": step < steps, **asdict(standing)}
     _write(out_dir / ENDED, ended)
     say("trained", **ended)
+
+
+class _HeldOut:
+    """The evaluation split under given weights.
+
+    It has a graph of its own: built twice in one, Tensor2Tensor's transformer makes new weights under TensorFlow 2,
+    whatever is said of reuse.
+    """
+
+    def __init__(self, run: Run, data_dir: Path, examples: NDArray[np.float32]) -> None:
+        self._examples = examples
+        with tf.Graph().as_default() as graph:
+            tf.set_random_seed(run.seed)  # nothing is drawn; determinism asks for it
+            self._rows = tf.placeholder(tf.float32, [None, WINDOW, ROW])
+            hp = hyperparameters(run.hparams_set, run.overrides, data_dir)
+            network = build(run.model, hp, tf.estimator.ModeKeys.EVAL, self._rows)
+            self._answers = (network.loss, *split(network.raw, self._rows[:, :, None]))
+            variables = {variable.op.name: variable for variable in tf.trainable_variables()}
+            self._values = {name: tf.placeholder(v.dtype.base_dtype, v.shape) for name, v in variables.items()}
+            self._assign = [variables[name].assign(value) for name, value in self._values.items()]
+        self._session = tf.Session(graph=graph, config=THREADS)
+
+    def __call__(self, weights: dict[str, NDArray[np.float32]]) -> tuple[float, tuple[NDArray[np.float32], ...]]:
+        """Return the loss, and means, logarithms of spreads, targets and weights of the answers."""
+        if set(weights) != set(self._values):
+            raise TrainingError(f"the model has other weights when it is evaluated: {set(weights) ^ set(self._values)}")
+        self._session.run(self._assign, {place: weights[name] for name, place in self._values.items()})
+        every = range(0, len(self._examples), AT_ONCE)
+        found = [self._session.run(self._answers, {self._rows: self._examples[n : n + AT_ONCE]}) for n in every]
+        loss = float(np.average([part[0] for part in found], weights=[len(part[1]) for part in found]))
+        return loss, tuple(np.concatenate([part[i] for part in found]) for i in range(1, len(self._answers)))
 
 
 class _Checkpoints:
@@ -241,15 +271,6 @@ class _Checkpoints:
         """Write one more; the oldest goes."""
         session.run(self._assign, {self._value: [standing.best, standing.best_step, standing.since]})
         self._saver.save(session, str(self._out_dir / CHECKPOINT), global_step=step, write_meta_graph=False)
-
-
-def _evaluate(
-    session: Any, answers: tuple[Any, ...], rows: Any, held_out: NDArray[np.float32]
-) -> tuple[float, tuple[NDArray[np.float32], ...]]:
-    """Return the loss, and means, logarithms of spreads, targets and weights, of the evaluation split."""
-    found = [session.run(answers, {rows: held_out[n : n + AT_ONCE]}) for n in range(0, len(held_out), AT_ONCE)]
-    loss = float(np.average([part[0] for part in found], weights=[len(part[1]) for part in found]))
-    return loss, tuple(np.concatenate([part[i] for part in found]) for i in range(1, len(answers)))
 
 
 def _begin(out_dir: Path, run: Run, examples: NDArray[np.float32]) -> None:
