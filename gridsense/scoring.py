@@ -138,9 +138,11 @@ class Scorers:
         self.window_s = tuple(layer.period_s or settings.points / settings.rate_hz for layer in layers)
         self.always = tuple(not layer.period_s for layer in layers)
         """Which tracks speak at every tick."""
+        self.echoes_s = (0.0,) * len(layers)
         if self.sequence:
             self.names += tuple(kind.name for kind in self.sequence.kinds)
             self.window_s += self.sequence.windows_s
+            self.echoes_s += self.sequence.echoes_s
             self.always += (True,) * len(self.sequence.kinds)
 
     def initial(self, references: Mapping[str, Reference] | None = None) -> State:

@@ -153,6 +153,8 @@ class SequenceScorer:
         )
         self.descriptors = (AHEAD[:horizons], (*AHEAD[:horizons], "next_spread"))
         self.windows_s = (hop / spec.rate_hz, self.second / spec.rate_hz)
+        farthest_s = (spec.horizons[-1] + 2 * hop) / spec.rate_hz
+        self.echoes_s = (farthest_s, farthest_s + self.windows_s[1])
 
     def initial(self, references: Mapping[str, Reference] | None = None) -> State:
         """Begin with nothing seen.
@@ -227,10 +229,10 @@ class SequenceScorer:
         Returns
         -------
         tuple[State, tuple[Scores, Scores], Forecast]
-            The new state; the scores of whole ticks, of the worst frame of each and of the second before its end; and
-            what was expected.
+            The new state; the scores of whole ticks, of the worst frame of each and of the second before its end, also
+            of those among frames that did not come, as far as they look back; and what was expected of the block.
         """
-        last = int(state.predictor.slot.max(initial=predictor.NEVER))
+        slots, values, good, hole = self._filled(state, slots, values, good)
         remembered, forecast = self.predictor.step(state.predictor, slots, values, good)
         count, streams, channels, horizons = forecast.deviation.shape
         first, scored = calibration.step(
@@ -240,19 +242,15 @@ class SequenceScorer:
             vectors=forecast.deviation.reshape(count, streams, channels * horizons),
             coverage=self._coverage(~np.isnan(forecast.deviation[..., 0])),
         )
-        # Frames that did not come between the blocks stand in the memory as such.
-        hole = min(max(int(slots[0]) - last - 1, 0), self.second) if last != predictor.NEVER else 0
-        blank = np.full((hole, streams, channels, horizons), np.nan, np.float32)
-        recent = np.concatenate([state.recent.swapaxes(0, 1), blank, forecast.deviation])
+        recent = np.concatenate([state.recent.swapaxes(0, 1), forecast.deviation])
         words = (scored.minus_ln_p, scored.atypicality, scored.distance, scored.coverage, scored.pattern)
-        said = np.concatenate([state.said.swapaxes(0, 1), np.full((hole, streams, 5), np.nan), np.stack(words, axis=2)])
-        ends = np.flatnonzero(np.arange(slots[0] - hole, slots[-1] + 1) % self.hop == 0)
-        due = ends[ends >= hole] - hole
-        begun = len(recent) - 1 - int(ends[-1]) - self.hop if len(ends) else 0  # frames of the next tick
-        whole = slice(len(recent) - begun - len(ends) * self.hop, len(recent) - begun)
-        parts = (len(ends), self.hop, streams)
+        said = np.concatenate([state.said.swapaxes(0, 1), np.stack(words, axis=2)])
+        due = np.flatnonzero(slots % self.hop == 0)
+        end = int(due[-1]) + self.hop + 1 if len(due) else len(recent)
+        whole = slice(end - len(due) * self.hop, end)
+        parts = (len(due), self.hop, streams)
         ticks, told = recent[whole].reshape(*parts, channels, horizons), said[whole].reshape(*parts, 5)
-        worst = self._worst(scored, due, ticks[len(ends) - len(due) :], told[len(ends) - len(due) :])
+        worst = self._worst(scored, due, ticks, told)
         sums, counts = _summed(ticks)
         sums = np.concatenate([state.sums.swapaxes(0, 1), sums])
         counts = np.concatenate([state.counts.swapaxes(0, 1), counts])
@@ -272,7 +270,7 @@ class SequenceScorer:
             np.ascontiguousarray(counts[-self.ticks :].swapaxes(0, 1)),
             (first, second),
         )
-        return new, (worst, seconds), forecast
+        return new, (worst, seconds), _without(forecast, hole)
 
     def explain(self, state: State, layer: int, vector: NDArray[np.float32], stream: int) -> Contributions:
         """Say what each column added to a score.
@@ -316,6 +314,28 @@ class SequenceScorer:
         predicted = np.maximum(self.predicted.sum(1), 1).astype(np.float32)
         share: NDArray[np.float32] = there.sum(axis=2, dtype=np.float32) / predicted
         return share
+
+    def _filled(
+        self, state: State, slots: NDArray[np.int64], values: NDArray[np.float32], good: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], int]:
+        """Put frames that did not come before the block, as missing, and say how many.
+
+        Of a long hole only the ticks that still look back beyond it, and the beginning of the tick that the block ends.
+        """
+        last = int(state.predictor.slot.max(initial=predictor.NEVER))
+        begin = int(slots[0])
+        if last == predictor.NEVER or begin == last + 1:
+            return slots, values, good, 0
+        hole = np.arange(last + 1, begin)
+        behind = -(-(last + self.second) // self.hop) * self.hop
+        hole = hole[(hole <= behind) | (hole > (begin - 1) // self.hop * self.hop)]
+        shape = (len(hole), *values.shape[1:])
+        return (
+            np.concatenate([hole, slots]),
+            np.concatenate([np.full(shape, np.nan, np.float32), values]),
+            np.concatenate([np.zeros(shape, bool), good]),
+            len(hole),
+        )
 
     def _worst(
         self, scored: Scores, due: NDArray[np.intp], ticks: NDArray[np.float32], told: NDArray[np.float64]
@@ -364,3 +384,8 @@ def _summed(ticks: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np
     value = np.where(there, ticks, np.float32(0))
     square = (value[..., :1] ** 2).sum(axis=1)
     return np.concatenate([value.sum(axis=1), square], axis=3), there.sum(axis=1, dtype=np.int32)
+
+
+def _without(forecast: Forecast, frames: int) -> Forecast:
+    """Leave the first frames out."""
+    return Forecast(**{name: getattr(forecast, name)[frames:] for name in Forecast.__slots__}) if frames else forecast
