@@ -1,6 +1,8 @@
 """Hyperparameter sets, registered as Tensor2Tensor does it: few, and each number with its reason.
 
-Our command trains on one device. `t2t-trainer` with these sets has Tensor2Tensor's own flags for several.
+Our command trains on one device. For several, `t2t-trainer` has Tensor2Tensor's own flags; with `--worker_gpu N` it
+splits the batch, and the LSTM's weights are shared (asked of two devices on one CPU). Not so the transformer: under
+TensorFlow 2 each device gets weights of its own, so train it on one.
 """
 
 from typing import Any
