@@ -115,7 +115,9 @@ def export(*, model: str, hparams_set: str, overrides: str, data_dir: Path, out_
         try:
             tf.train.Saver(tf.trainable_variables()).restore(session, str(best))
         except (ValueError, tf.errors.OpError) as error:
-            raise TrainingError(f"{best} cannot be read: {str(error).splitlines()[0]}: train anew") from error
+            raise TrainingError(
+                f"{best} cannot be read ({type(error).__name__}), or is of another network: train anew"
+            ) from error
         weights = session.run({variable.op.name: variable for variable in tf.trainable_variables()})
         _save(session, step, to / "saved_model")
     deviation = largest_deviation(to / "saved_model", inputs, raw)

@@ -256,7 +256,7 @@ class _Checkpoints:
             try:
                 self._saver.restore(session, paths[-1])
             except (ValueError, tf.errors.OpError) as error:
-                say("damaged", checkpoint=paths.pop(), reason=str(error).splitlines()[0])
+                say("damaged", checkpoint=paths.pop(), reason=type(error).__name__)
                 continue
             self._saver.recover_last_checkpoints(paths)
             best, best_step, since = session.run(self._standing).tolist()
