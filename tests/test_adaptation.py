@@ -86,9 +86,9 @@ def test_a_disturbance_teaches_it_little() -> None:
 
 def test_the_spread_follows_how_wide_it_really_is() -> None:
     truth = np.array([1.0, 0, 0, 0, 0])
-    narrow, _, _ = played(truth, 6000, noise=0.3)
+    narrow, _, _ = played(truth, 9000, noise=0.3)
     assert np.sqrt(narrow.square).mean() == pytest.approx(0.3, rel=0.15)
-    wide, _, _ = played(truth, 6000, noise=2.0)
+    wide, _, _ = played(truth, 9000, noise=2.0)
     assert np.sqrt(wide.square).mean() == pytest.approx(2.0, rel=0.15)
 
 
