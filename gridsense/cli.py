@@ -42,7 +42,9 @@ from gridsense.demo import show as watching
 from gridsense.detection import Settings as DetectionSettings
 from gridsense.errors import GridSenseError, PeerError, UsageError
 from gridsense.events import rfc3339
-from gridsense.pipeline import Settings
+from gridsense.pipeline import SCORERS, Scorer, Settings
+from gridsense.predictions import PredictionTable
+from gridsense.sequence import Model, load_model
 from gridsense.sources import open_source
 from gridsense.store import EventStore
 from models.errors import ModelsError
@@ -202,8 +204,11 @@ def detect(
     *,
     learn: str = "60s",
     reference: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
+    scorers: str = "quadratic,sequence",
+    model: Path | None = None,
     false_alarms_per_day: float = 1.0,
     scores: Path | None = None,
+    predictions: Path | None = None,
     plot: Path | None = None,
     store: Path | None = None,
     channels: Path | None = None,
@@ -215,6 +220,10 @@ def detect(
     (`--reference`). Until it is learned nothing is scored, and that is said. The slower scorers want more: four minutes
     for what shows over ten seconds, 24 minutes for what shows over a minute.
 
+    Two scorers look: `quadratic` holds parabolas fitted to a second (and ten, and a minute) against what is typical,
+    `sequence` what came against what a neural network had expected. The bundled network is for 30 frames a second; at
+    another rate the quadratic fit scores alone, and that is said.
+
     Several files are read side by side in event time, as if their sources were live. An event is printed once, when it
     has ended; `end` is null where it lasts to the end of the files.
 
@@ -223,6 +232,7 @@ def detect(
     ```
     gridsense detect capture.pcap
     gridsense detect day.parquet --learn 5min --plot pictures --scores scores.parquet
+    gridsense detect day.parquet --model models/mygrid --predictions expected.parquet
     gridsense detect event.pcap --reference quiet.pcap | jq -r '.data | .onset + " " + .cause + " " + .sentence'
     ```
 
@@ -234,10 +244,18 @@ def detect(
         Quiet time to learn the newest fit's reference from: 40s, 2min, 1h.
     reference
         Captures or archives of quiet time to learn from instead. Repeat the option for several.
+    scorers
+        What scores, with commas: quadratic, sequence or both.
+    model
+        A model's directory, from `gridsense train`, for the sequence scorer; as a rule the bundled one.
     false_alarms_per_day
         How many false events of the grid a day are acceptable. Fewer is less sensitive.
     scores
         Parquet file for all scores: a row a tick, `time`, `grid.<scorer>`, `<pmu>.<scorer>`, in -ln p.
+    predictions
+        Parquet file for what the network expected of every reading: `time`, `pmu`, `channel`, `unit`, `horizon_s`,
+        `observed`, `expected`, `low`, `high` (90 % between). It is large: a row for each reading and horizon, 630 rows
+        a PMU and second for seven channels at 30 frames a second and three horizons, about 11 kB.
     plot
         Folder for a picture of each event.
     store
@@ -254,8 +272,14 @@ def detect(
     """
     if not false_alarms_per_day > 0:
         raise UsageError(f"--false-alarms-per-day {false_alarms_per_day:g}: must be above 0; 1 is usual")
+    chosen = _scorers(scorers)
+    network = load_model(model) if "sequence" in chosen else None
+    if network is None and (predictions or model):
+        raise UsageError(f"--scorers {scorers}: --model and --predictions are the sequence scorer's; add sequence")
     settings = Settings(
         source="+".join(f.stem for f in files),
+        scorers=chosen,
+        model=network,
         learn_s=detecting.seconds(learn),
         detection=DetectionSettings(false_alarms_per_day=false_alarms_per_day),
     )
@@ -265,9 +289,7 @@ def detect(
         if isinstance(source, Archive) and source.plan is not None and source.plan.guessed:
             inspecting.show_plan(source.plan, console)
     with ExitStack() as stack:
-        sinks: list[detecting.Sink] = [detecting.Lines(_write)]
-        if scores:
-            sinks.append(detecting.ScoreTable(scores))
+        sinks: list[detecting.Sink] = [detecting.Lines(_write), *_tables(scores, predictions, network)]
         if plot:
             sinks.append(detecting.Album(plot))
         if store:
@@ -302,6 +324,23 @@ app.command(model)
 _command(inspect_model, model, "inspect")
 _command(verify, model)
 _command(compare, model)
+
+
+def _scorers(words: str) -> tuple[Scorer, ...]:
+    """Read the names of scorers; in which order they stand does not matter."""
+    names = {word.strip() for word in words.split(",")}
+    for name in names:
+        if name not in SCORERS:
+            raise UsageError(f"--scorers {words}: {name!r} is no scorer; there are {', '.join(SCORERS)}")
+    return tuple(scorer for scorer in SCORERS if scorer in names)
+
+
+def _tables(scores: Path | None, predictions: Path | None, network: Model | None) -> Iterator[detecting.Sink]:
+    """Make the tables that were asked for."""
+    if scores:
+        yield detecting.ScoreTable(scores)
+    if predictions and network:
+        yield PredictionTable(predictions, network.spec)
 
 
 def _write(line: bytes) -> None:

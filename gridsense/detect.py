@@ -17,11 +17,14 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from gridsense import picture
 from gridsense.errors import InputError, UsageError
 from gridsense.events import Event, cloudevent, rfc3339
 from gridsense.pipeline import Learned, Output, Pipeline, Settings
+from gridsense.predictions import SPREADS
+from gridsense.scoring import LEADS
 from gridsense.sources import Source, read_rounds
 from gridsense.store import EventStore
 from streams.block import Block
@@ -168,7 +171,7 @@ def detect(
     learned
         What is typical; None to learn it from the beginning of the files.
     sinks
-        `Lines`, `ScoreTable`, `Album`, `Memory`.
+        `Lines`, `ScoreTable`, `Album`, `Memory`, `gridsense.predictions.PredictionTable`.
     report
         Told how far it is.
 
@@ -339,7 +342,7 @@ def _nullable(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> pa.A
 
 
 class Album:
-    """A picture of each event, drawn once the signals after it have come.
+    """A picture of each event, drawn once the signals after it have come: signals, what was expected, scores.
 
     Parameters
     ----------
@@ -354,7 +357,7 @@ class Album:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._outputs: deque[Output] = deque()
+        self._kept: deque[_Kept] = deque()
         self._wanted: list[Event] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -363,13 +366,13 @@ class Album:
 
     def take(self, output: Output) -> None:
         """Keep the newest signals, and draw what has all of its own."""
-        if self._outputs and output.signals.table != self._outputs[0].signals.table:
+        if self._kept and output.signals.table != self._kept[0].signals.table:
             self._draw(list(self._wanted))
-            self._outputs.clear()
-        self._outputs.append(output)
+            self._kept.clear()
+        self._kept.append(_kept(output))
         newest = int(output.signals.time_ns[-1])
-        while newest - int(self._outputs[0].signals.time_ns[-1]) > KEPT_S * 1e9:
-            self._outputs.popleft()
+        while newest - int(self._kept[0].signals.time_ns[-1]) > KEPT_S * 1e9:
+            self._kept.popleft()
         self._wanted += [event for event in output.events if event.end_ns is not None]
         self._draw([e for e in self._wanted if newest - (e.end_ns or newest) > picture.AFTER_S * 1e9])
 
@@ -382,19 +385,56 @@ class Album:
         for event in events:
             begin = event.onset_ns - round(picture.BEFORE_S * 1e9)
             end = (event.end_ns or event.raised_ns) + round(picture.AFTER_S * 1e9)
-            near = [o for o in self._outputs if o.signals.time_ns[-1] >= begin and o.signals.time_ns[0] <= end]
+            near = [it for it in self._kept if it.signals.time_ns[-1] >= begin and it.signals.time_ns[0] <= end]
             if not near:
                 continue
             first = near[0].signals
             signals = Block(
                 first.table,
                 first.rate_hz,
-                np.concatenate([o.signals.time_ns for o in near]),
-                np.concatenate([o.signals.values for o in near]),
-                np.concatenate([o.signals.quality for o in near]),
+                np.concatenate([it.signals.time_ns for it in near]),
+                np.concatenate([it.signals.values for it in near]),
+                np.concatenate([it.signals.quality for it in near]),
             )
-            ticks = np.concatenate([o.scored.ticks.time_ns for o in near])
-            grid = np.concatenate([o.grid.score[:, 0] for o in near])
+            tick_ns = np.concatenate([it.tick_ns for it in near])
+            curves = [
+                picture.Curve(name, tick_ns, np.concatenate([it.score[:, i] for it in near]), near[0].threshold[i])
+                for i, name in enumerate(near[0].names)
+            ]
+            predicted = [it.expected for it in near if it.expected is not None]
+            expected = np.concatenate(predicted) if len(predicted) == len(near) else None
             stamp = rfc3339(event.onset_ns).replace(":", "").replace("-", "")
             name = f"{stamp}-{event.cause}-{event.kind}-{event.id[:6]}.png"
-            picture.draw(event, signals, ticks, np.where(np.isfinite(grid), grid, np.nan), self._folder / name)
+            picture.draw(event, signals, curves, expected, self._folder / name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What pictures want of an output: no more, for minutes of it are kept."""
+
+    signals: Block
+    tick_ns: NDArray[np.int64]
+    names: tuple[str, ...]
+    threshold: tuple[float, ...]
+    score: NDArray[np.float64]
+    expected: NDArray[np.float32] | None
+
+
+def _kept(output: Output) -> _Kept:
+    """Take that out of it: the grid's score by each scorer, and what was expected half a second before."""
+    ticks, forecast = output.scored.ticks, output.scored.forecast
+    leads = [i for i, track in enumerate(ticks.tracks) if track.name in LEADS]
+    score = output.grid.score[:, leads]
+    expected = None
+    if forecast is not None:
+        ahead = min(1, forecast.expected.shape[3] - 1)
+        middle, half = forecast.expected[..., ahead], np.float32(SPREADS) * forecast.spread[..., ahead]
+        expected = np.stack([middle, middle - half, middle + half], axis=3)
+    return _Kept(
+        output.signals,
+        ticks.time_ns,
+        tuple(ticks.tracks[i].name for i in leads),
+        tuple(output.grid.threshold[leads].tolist()),
+        np.where(np.isfinite(score), score, np.nan),
+        expected,
+    )

@@ -5,7 +5,8 @@ raised once and closed once. Nothing here knows how a score was made. The rules,
 
 1. The grid's score over its threshold, and over how restless the grid has been lately, opens the *grid* event; while
    open, it takes up every PMU that exceeds.
-2. A PMU that exceeds alone waits `confirm_s` for the grid to agree; then it is an event, *data* or *unknown*.
+2. A PMU that exceeds alone waits `confirm_s` for the grid to agree; then it is an event, *data* or *unknown*. Where one
+   small step would echo that long in the score, it waits the echo out, and is none if nothing else followed.
 3. An event ends when nothing has exceeded for `merge_s`; what exceeds before that belongs to it, save a jolt that
    stands far above what the disturbance had decayed to: that is the next event.
 4. A score over a long window still holds a disturbance after it has ended, and what a disturbance leaves behind (a
@@ -120,16 +121,19 @@ class Ticks:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What was said of the grid at `K` ticks by `N` scorers.
+    """What was said of the grid at `K` ticks by `N` scorers, also by those whose words do not count at the time.
 
     Attributes
     ----------
+    threshold
+        `(N,)` -ln p above which each one's word on the grid is an event.
     score
         `(K, N)` -ln p; -inf where too few PMUs have a score.
     background
         `(K,)`: how restless the grid has been lately, which the fastest score must exceed by its threshold.
     """
 
+    threshold: NDArray[np.float64]
     score: NDArray[np.float64]
     background: NDArray[np.float64]
 
@@ -229,7 +233,10 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class _Tick:
-    """One tick, weighed: of each PMU the `excess` over its threshold and `by` whose score, of the grid likewise."""
+    """One tick, weighed: of each PMU the `excess` over its threshold and `by` whose score, of the grid likewise.
+
+    `said` is what each scorer says of the grid, `grid` what of that counts.
+    """
 
     k: int
     now: int
@@ -237,6 +244,7 @@ class _Tick:
     signals: NDArray[np.float32]
     excess: NDArray[np.float64]
     by: NDArray[np.int64]
+    said: tuple[float, ...]
     grid: tuple[float, ...]
     grid_excess: float
     grid_by: int
@@ -260,6 +268,8 @@ class Detector:
         Frames a tick.
     windows_s
         Of each scorer, fastest first.
+    echoes_s
+        How long one small step of one signal stays in each scorer's words; none, where it is nothing to them.
     """
 
     def __init__(  # noqa: PLR0917 (called once, by the pipeline)
@@ -270,6 +280,7 @@ class Detector:
         rate_hz: float,
         hop: int,
         windows_s: Sequence[float],
+        echoes_s: Sequence[float] = (),
     ) -> None:
         self.settings = settings
         self.table = table
@@ -280,6 +291,7 @@ class Detector:
         self.jolt_ticks = math.ceil(windows_s[0] * 1e9 / self.tick_ns)
         self.decayed_ticks = math.ceil(DECAYED_S * 1e9 / self.tick_ns)
         self.windows_ns = tuple(round(w * 1e9) for w in windows_s)
+        self.echoes_ns = tuple(round(e * 1e9) for e in echoes_s) or (0,) * len(self.windows_ns)
         self.slow = tuple(w > max(SLOW_S, windows_s[0]) for w in windows_s)
         self.thresholds = tuple(threshold(settings, w, len(windows_s)) for w in windows_s)
         self.alone = math.log(len(table.pmus)) + settings.alone
@@ -331,14 +343,15 @@ class Detector:
         """
         state = state.copy()
         out: list[Event] = []
-        words = Words(np.empty((len(ticks.time_ns), len(self.windows_ns))), np.empty(len(ticks.time_ns)))
+        count = len(ticks.time_ns)
+        words = Words(np.array(self.thresholds), np.empty((count, len(self.windows_ns))), np.empty(count))
         hop = ticks.signals.shape[1]
         frames = np.concatenate([state.recent, ticks.signals.reshape(-1, *ticks.signals.shape[2:])])
         for k, now in enumerate(ticks.time_ns.tolist()):
             state.refused_ns[ticks.refused[k]] = now
             state.recent = frames[(k + 1) * hop : (k + 1) * hop + self.recent]
             tick = self._weigh(state, ticks, k, explain)
-            words.score[k], words.background[k] = tick.grid, state.background
+            words.score[k], words.background[k] = tick.said, state.background
             out += self._grid(state, tick)
             out += self._local(state, tick)
             if state.grid is None:
@@ -364,6 +377,7 @@ class Detector:
         """Hold every scorer's word on every PMU, and on the grid, against its threshold."""
         now, count = int(ticks.time_ns[k]), len(self.table.pmus)
         excess, by = np.full(count, -np.inf), np.zeros(count, np.int64)
+        said: list[float] = []
         grid: list[float] = []
         over_grid, grid_by = -math.inf, 0
         for i, track in enumerate(ticks.tracks):
@@ -381,13 +395,15 @@ class Detector:
                 state.armed[i] = clear & (state.armed[i] | ordinary)
             take = state.armed[i] & (above > excess)
             excess, by = np.where(take, above, excess), np.where(take, i, by)
-            evidence = state.armed[i] & (now - state.refused_ns > self.windows_ns[i])
-            grid.append(self._corroborated(state, i, np.where(evidence, word, np.nan)))
+            evidence = np.where(now - state.refused_ns > self.windows_ns[i], word, np.nan)
+            said.append(self._corroborated(state, i, evidence))
+            whole = bool(state.armed[i].all())
+            grid.append(said[i] if whole else self._corroborated(state, i, np.where(state.armed[i], evidence, np.nan)))
             over = grid[i] - self.thresholds[i] - (0.0 if i else state.background)
             if over > over_grid:
                 over_grid, grid_by = over, i
         signals = ticks.signals[k]
-        return _Tick(k, now, ticks.tracks, signals, excess, by, tuple(grid), over_grid, grid_by, explain)
+        return _Tick(k, now, ticks.tracks, signals, excess, by, tuple(said), tuple(grid), over_grid, grid_by, explain)
 
     def _corroborated(self, state: State, i: int, word: NDArray[np.float64]) -> float:
         """Score the grid by its PMUs; over a long window, two that swing together are enough."""
@@ -505,14 +521,19 @@ class Detector:
         out: list[Event] = []
         if state.grid is None:
             for s in np.flatnonzero((tick.excess > 0) & (tick.now - state.active_ns >= self.merge_ns)).tolist():
-                if s not in state.pending and s not in state.local:
+                waiting = state.pending.get(s)
+                firmer = waiting is not None and self._echo_ns(waiting, tick) > self.echoes_ns[tick.by[s]]
+                if s not in state.local and (waiting is None or firmer):
                     event = self._alone(state, tick, s)
                     if not _quieter(event.contributions):
                         state.pending[s] = event
             for s in [s for s, event in state.pending.items() if tick.now >= event.raised_ns]:
-                state.local[s] = state.pending.pop(s)
+                event = state.pending.pop(s)
+                if self._echo_ns(event, tick) and tick.excess[s] <= 0:
+                    continue  # one step, and no more: the network was surprised once
+                state.local[s] = event
                 state.active_ns[s] = tick.now
-                out.append(state.local[s])
+                out.append(event)
         opened = np.zeros(len(tick.excess), bool)
         opened[list(state.local)] = True
         state.active_ns[opened & (tick.excess > -self.settings.hysteresis)] = tick.now
@@ -520,6 +541,10 @@ class Detector:
             event = state.local.pop(s)
             out.append(replace(event, end_ns=max(int(state.active_ns[s]), event.raised_ns)))
         return out
+
+    def _echo_ns(self, event: Event, tick: _Tick) -> int:
+        """How long a step stays in the words of the scorer that saw an event."""
+        return next(e for e, track in zip(self.echoes_ns, tick.tracks, strict=True) if track.name == event.scorer)
 
     def _alone(self, state: State, tick: _Tick, s: int) -> Event:
         """Write down what one PMU says, to be raised unless the grid says it too."""
@@ -538,7 +563,8 @@ class Detector:
             id=event_id(self.source, onset, name, cause),
             source=self.source,
             onset_ns=onset,
-            raised_ns=tick.now + max(self.confirm_ns, self.windows_ns[by] // 2 if self.slow[by] else 0),
+            raised_ns=tick.now
+            + max(self.confirm_ns, self.windows_ns[by] // 2 if self.slow[by] else 0, self.echoes_ns[by]),
             end_ns=None,
             cause=cause,
             kind=kind,

@@ -38,6 +38,8 @@ from streams.log import Extent, Log, Lost
 disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs has no types
 
 _SECOND_NS = 1_000_000_000
+IDENTITY_LETTERS = 12
+"""So many letters of a model's identity tell it from others."""
 
 ALIGNMENT_REASONS = ("late", "duplicate", "ahead")
 """Why a decoded frame is not used: the fields of `streams.align.Counts` beside `accepted`."""
@@ -233,6 +235,20 @@ LEARNING = Series(
     Kind.GAUGE,
     "Quiet time that a scorer must still see before it scores. Not falling: frames are missing or never quiet.",
     ("scorer",),
+)
+LEARNING_PMUS = Series(
+    "gridsense_learning_pmus",
+    Kind.GAUGE,
+    "PMUs that a scorer does not score yet, since it still learns what is typical of them. Not falling to 0: some send "
+    "too little that is good.",
+    ("scorer",),
+)
+MODEL = Series(
+    "gridsense_model_info",
+    Kind.GAUGE,
+    "Always 1; says by the first letters of its identity which model the sequence scorer runs, as `gridsense "
+    "check-config` does. None: the quadratic fit scores alone.",
+    ("model",),
 )
 STATE_SIZE = Series(
     "gridsense_state_bytes", Kind.GAUGE, "What the pipeline remembers. It grows with PMUs, not with time."
@@ -594,6 +610,8 @@ class ProcessorMetrics:
         self._events = EVENTS.counter(registry)
         self._open_events = OPEN_EVENTS.gauge(registry)
         self._learning = LEARNING.gauge(registry)
+        self._learning_pmus = LEARNING_PMUS.gauge(registry)
+        self._model = MODEL.gauge(registry)
         self._state_size = STATE_SIZE.gauge(registry)
         self._snapshot = SNAPSHOT.histogram(registry)
         self._snapshot_size = SNAPSHOT_SIZE.gauge(registry)
@@ -659,7 +677,17 @@ class ProcessorMetrics:
         for cause in Cause:
             self._open_events.labels(cause.value).set(now[cause])
 
-    def learning(self, scorer: str, missing_s: float) -> None:
+    def model(self, identity: str) -> None:
+        """Say which model predicts.
+
+        Parameters
+        ----------
+        identity
+            Of the model.
+        """
+        self._model.labels(identity[:IDENTITY_LETTERS]).set(1)
+
+    def learning(self, scorer: str, missing_s: float, pmus: int) -> None:
         """Say how much a scorer must still see.
 
         Parameters
@@ -668,8 +696,11 @@ class ProcessorMetrics:
             Its name.
         missing_s
             Quiet time; 0 where it has learned.
+        pmus
+            How many it learns.
         """
         self._learning.labels(scorer).set(missing_s)
+        self._learning_pmus.labels(scorer).set(pmus)
 
     def snapshot(self, took_s: float, size_bytes: int, state_bytes: int) -> None:
         """Count a snapshot that was written just now.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from streams.channels import ChannelTable
 log = logging.getLogger(__name__)
 
 Scorer = Literal["quadratic", "sequence"]
+SCORERS: tuple[Scorer, ...] = get_args(Scorer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,10 +321,12 @@ class _Stages:
     ) -> None:
         self.align, self.quality, self.derive = aligning, judging, deriving
         table, signals, rate_hz = aligning.layout.table, deriving.plan.table, aligning.rate_hz
-        self.scorers = _scorers(settings, signals, rate_hz)
+        self.scorers = _scorers(settings, signals, rate_hz, told=old is not None)
         self.outages = outages.Outages(table, settings.source, settings.persist_s, _carriers(aligning.layout))
-        hop, windows_s = self.scorers.settings.hop, self.scorers.window_s
-        self.detector = detection.Detector(settings.detection, signals, settings.source, rate_hz, hop, windows_s)
+        hop, windows_s, echoes_s = self.scorers.settings.hop, self.scorers.window_s, self.scorers.echoes_s
+        self.detector = detection.Detector(
+            settings.detection, signals, settings.source, rate_hz, hop, windows_s, echoes_s
+        )
         if old is None:
             self.score = self.scorers.initial(_references(learned, signals))
         else:
@@ -410,18 +413,19 @@ def _places(learned: Learned, table: ChannelTable) -> NDArray[np.intp]:
     return align.carried(learned.table, table)
 
 
-def _scorers(settings: Settings, table: ChannelTable, rate_hz: float) -> scoring.Scorers:
-    """Choose what scores at this rate."""
+def _scorers(settings: Settings, table: ChannelTable, rate_hz: float, *, told: bool) -> scoring.Scorers:
+    """Choose what scores at this rate; say, unless it was told, where the network does not."""
     quadratic, model = "quadratic" in settings.scorers, None
     if "sequence" in settings.scorers:
         model = settings.model
         if model is None:
             raise UsageError("the sequence scorer wants a model; give one, or score by the quadratic fit alone")
         if model.spec.rate_hz != rate_hz:
-            told = f"the model was made for {model.spec.rate_hz:g} frames a second, and this stream has {rate_hz:g}"
+            why = f"the sequence model is for {model.spec.rate_hz:g} frames a second, and this stream has {rate_hz:g}"
             if not quadratic:
-                raise InputError(f"{told}; train one for this rate, or score by the quadratic fit")
-            log.warning("%s: the quadratic fit scores alone", told)
+                raise InputError(f"{why}; train one for this rate (gridsense train), or score by the quadratic fit")
+            if not told:
+                log.warning("%s: the quadratic fit scores alone", why)
             model = None
     made = scoring.settings(rate_hz, settings.learn_s)
     return scoring.Scorers(made, table, quadratic=quadratic, model=model, learn_s=settings.learn_s)

@@ -36,6 +36,8 @@ PERIODS = 24
 LAYERS = 3
 """The newest fit, ten seconds, a minute."""
 FAST = atypicality.FAST.name
+LEADS = {FAST: "quadratic", sequence.FRAME: "sequence"}
+"""The fastest track of each scorer, which is what screens show of it; and the scorer."""
 
 
 def settings(rate_hz: float, learn_s: float) -> atypicality.Settings:

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import ROUNDED
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from gridsense.events import Cause, Event, rfc3339
 from gridsense.pipeline import Output
-from gridsense.status import TRACE_S, EventBrief, Trace, brief
+from gridsense.status import TRACE_S, EventBrief, Trace, brief, leads, with_output
 
 STYLE: dict[Cause, str] = {
     Cause.GRID: "bold red",
@@ -35,6 +35,8 @@ TOP = 200.0
 SENTENCE_LINES = 3
 """Lines of an explanation at most."""
 BORDER = "bright_black"
+_TRACE_WIDTH, _TRACE_HEIGHT, _TRACE_WORDS = 40, 6, 60
+"""Letters and lines that the chart of a scorer needs, and letters that it needs for all its words."""
 _BARS = " ▁▂▃▄▅▆▇█"
 _REFUSED = "x"
 _QUIET, _LOUD, _OVER = "·", "▪", "█"
@@ -48,19 +50,18 @@ class Screen:
     title
         What is watched.
     threshold
-        -ln p above which the grid's score is an event.
+        -ln p above which the grid's score is an event, until there is one.
     """
 
     def __init__(self, title: str, threshold: float) -> None:
         self.title = title
-        self.threshold = threshold
         self.note = ""
         self._missing_s: dict[str, float] = {}
         self._time_ns = 0
-        self._trace = Trace()
+        self._traces = [Trace(threshold=threshold)]
         self._names: tuple[str, ...] = ()
         self._places: dict[str, NDArray[np.intp]] = {}
-        self._scores: NDArray[np.float64] = np.empty(0)
+        self._scores: NDArray[np.float64] = np.empty((1, 0))
         self._refused: NDArray[np.bool_] = np.empty(0, bool)
         self._events: dict[str, EventBrief] = {}
 
@@ -75,11 +76,12 @@ class Screen:
         for event in output.events:
             self.show_event(event)
         self._name(output)
-        self._trace.add(output)
+        self._traces = with_output(self._traces, output)
         ticks = output.scored.ticks
         if len(ticks.time_ns):
             self._time_ns = int(ticks.time_ns[-1])
-            self._scores, self._refused = ticks.tracks[0].score[-1], ticks.refused[-1]
+            self._scores = np.stack([ticks.tracks[place].score[-1] for place in leads(output)])
+            self._refused = ticks.refused[-1]
         for track, layer in zip(ticks.tracks, output.scored.layers, strict=True):
             if layer.missing_s.size:
                 self._missing_s[track.name] = float(layer.missing_s[-1].max())
@@ -105,7 +107,7 @@ class Screen:
             sources.setdefault(pmu.source or "PMUs", []).append(s)
         self._names = names
         self._places = {source: np.array(places) for source, places in sources.items()}
-        self._scores, self._refused = np.full(len(names), np.nan), np.zeros(len(names), bool)
+        self._scores, self._refused = np.full((1, len(names)), np.nan), np.zeros(len(names), bool)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw everything, in just the lines there are."""
@@ -114,7 +116,7 @@ class Screen:
         trace = 9 if rows >= 32 else 7 if rows >= 24 else 5
         middle = min(max(len(self._places), 5) + 2, 10, max(rows - trace - 6, 3))
         yield from self._head(width)
-        yield trace_panel(self._trace, self.threshold, self._events.values(), width, trace)
+        yield trace_panels(self._traces, self._events.values(), width, trace)
         sides = Table.grid(expand=True)
         sides.add_column(ratio=1)
         sides.add_column(ratio=1)
@@ -165,7 +167,7 @@ class Screen:
         lines = []
         for source in shown:
             places = self._places[source]
-            heard = int((~self._refused[places] & ~np.isnan(self._scores[places])).sum())
+            heard = int((~self._refused[places] & ~np.isnan(self._scores[:, places]).all(axis=0)).sum())
             text = Text(f"{source[:label]:{label}} ", "bold" if heard else "bold magenta")
             for s in places[:room].tolist():
                 text.append(*self._cell(s))
@@ -180,30 +182,39 @@ class Screen:
         return boxed(lines, Text(f"{len(self._names)} PMUs", "bold"), height, signs)
 
     def _cell(self, s: int) -> tuple[str, str]:
-        """One PMU as one sign and its style."""
-        if self._refused[s] or math.isnan(self._scores[s]):
+        """One PMU as one sign and its style, by the scorer that finds it the more atypical."""
+        if self._refused[s] or np.isnan(self._scores[:, s]).all():
             return _REFUSED, "magenta"
-        if self._scores[s] > self.threshold:
+        share = float(np.nanmax(self._scores[:, s] / self._thresholds()))
+        if share > 1:
             return _OVER, "bold red"
-        return (_LOUD, "yellow") if self._scores[s] > self.threshold / 2 else (_QUIET, "green")
+        return (_LOUD, "yellow") if share > 0.5 else (_QUIET, "green")
+
+    def _thresholds(self) -> NDArray[np.float64]:
+        return np.array([trace.threshold for trace in self._traces[: len(self._scores)]])
 
     def _worst_panel(self, width: int, height: int) -> Panel:
         rows = max(height - 2, 1)
-        order = np.argsort(-np.nan_to_num(self._scores, nan=-1.0), kind="stable")[:rows]
-        room = max(width - 4 - 18 - 7, 1)
+        thresholds, scores = self._thresholds(), np.nan_to_num(self._scores, nan=-1.0)
+        order = np.argsort(-scores.max(axis=0, initial=-1.0), kind="stable")[:rows]
+        room = max(width - 4 - 18 - 7 * len(scores), 1)
         lines = []
         for s in order.tolist():
-            score, refused = float(self._scores[s]), bool(self._refused[s])
+            refused = bool(self._refused[s])
             name = fit(self._names[s], 17)
             text = Text(f"{name:17} ", no_wrap=True)
-            if math.isnan(score):
+            if (scores[:, s] < 0).all():
                 text.append("no score", "dim")
             else:
-                style = "dim" if refused else "bold red" if score > self.threshold else "green"
-                text.append(f"{score:6.1f} ", style)
-                text.append(bar(score, room), style)
+                over = scores[:, s] > thresholds
+                for score, loud in zip(self._scores[:, s].tolist(), over.tolist(), strict=True):
+                    style = "dim" if refused else "bold red" if loud else "green"
+                    text.append(f"{reading(score):>6} ", style)
+                style = "dim" if refused else "bold red" if over.any() else "green"
+                text.append(bar(float(scores[:, s].max()), room), style)
             lines.append(text)
-        return boxed(lines, Text("most atypical now, -ln p", "bold"), height)
+        columns = ", ".join(trace.scorer for trace in self._traces)
+        return boxed(lines, Text(f"most atypical now: {columns}", "bold"), height)
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -249,53 +260,87 @@ def boxed(lines: Sequence[Text], title: Text, height: int | None = None, subtitl
     )
 
 
-def trace_panel(trace: Trace, threshold: float, events: Iterable[EventBrief], width: int, height: int) -> Panel:
-    """Draw the grid's score over the last minute against its threshold, and where events began.
+def trace_panels(traces: Sequence[Trace], events: Iterable[EventBrief], width: int, height: int) -> RenderableType:
+    """Draw what each scorer said of the grid over the last minute: side by side, or one above the other.
 
     Parameters
     ----------
-    trace
-        The score.
-    threshold
-        -ln p above which it is an event.
+    traces
+        One for each scorer.
     events
         Marked by the letters of their causes.
     width
-        Of the box.
+        Of all boxes together.
     height
-        Of the box.
+        Likewise.
 
     Returns
     -------
-    Panel
-        Of just that size.
+    RenderableType
+        Of just that size. Where there is no room only the first scorer is drawn.
     """
-    rows, columns = max(height - 3, 1), max(width - 4 - 5, 1)
+    events = list(events)
+    beside = width >= _TRACE_WIDTH * len(traces)
+    shown = traces if beside or height >= _TRACE_HEIGHT * len(traces) else traces[:1]
+    widths = _shares(width, len(shown)) if beside else [width] * len(shown)
+    heights = [height] * len(shown) if beside else _shares(height, len(shown))
+    panels = [_trace_panel(trace, events, w, h) for trace, w, h in zip(shown, widths, heights, strict=True)]
+    sides = Table.grid()
+    for w in widths if beside else widths[:1]:
+        sides.add_column(width=w)
+    for row in [panels] if beside else [[panel] for panel in panels]:
+        sides.add_row(*row)
+    return sides
+
+
+def _shares(whole: int, parts: int) -> list[int]:
+    return [whole // parts + (i < whole % parts) for i in range(parts)]
+
+
+def _trace_panel(trace: Trace, events: Iterable[EventBrief], width: int, height: int) -> Panel:
+    """Draw one scorer's word on the grid over the last minute against its threshold, and where events began."""
+    rows, columns, threshold = max(height - 3, 1), max(width - 4 - 5, 1), trace.threshold
     ticks = max(math.ceil(TRACE_S / trace.tick_s / columns), 1)
     values, begins = _bins(trace, columns, ticks)
     lines = [_trace_row(values, threshold, rows, row) for row in range(rows)]
     lines.append(Text.assemble("     ", _marks(events, begins, columns)))
     now = trace.ticks[-1][1] if trace.ticks else math.nan
-    reading = "no score" if not math.isfinite(now) else f"{now:.1f}"
-    title = f"grid atypicality  -ln p = {reading}, event above {threshold:.1f}"
+    wide = width >= _TRACE_WORDS
+    title = f"grid, {trace.scorer}: {'-ln p = ' if wide else ''}{reading(now)}, "
+    title += f"{'event above' if wide else 'limit'} {threshold:.1f}"
     seconds = columns * ticks * trace.tick_s
+    marks = "onset of G grid, D data, C comms, U unknown" if wide else "G grid, D data, C comms"
     return boxed(
         lines,
         Text(title, "bold" if not now > threshold else "bold red"),
         height,
-        f"last {seconds:.0f} s; onset of G grid, D data, C comms, U unknown",
+        f"last {seconds:.0f} s; {marks}",
     )
 
 
-def sparkline(trace: Trace, threshold: float, columns: int) -> Text:
-    """Draw the grid's score over the last minute in one line: only what is above the threshold fills it.
+def reading(score: float) -> str:
+    """Write a score.
+
+    Parameters
+    ----------
+    score
+        -ln p; NaN where there is none.
+
+    Returns
+    -------
+    str
+        To a tenth; a dash for none.
+    """
+    return f"{score:.1f}" if math.isfinite(score) else "-"
+
+
+def sparkline(trace: Trace, columns: int) -> Text:
+    """Draw what a scorer said of the grid in one line: only what is above the threshold fills it.
 
     Parameters
     ----------
     trace
-        The score.
-    threshold
-        -ln p above which it is an event.
+        Of the last minute.
     columns
         At most so many letters.
 
@@ -304,7 +349,7 @@ def sparkline(trace: Trace, threshold: float, columns: int) -> Text:
     Text
         So many letters, or fewer where the whole minute takes fewer.
     """
-    wanted = math.ceil(TRACE_S / trace.tick_s)
+    wanted, threshold = math.ceil(TRACE_S / trace.tick_s), trace.threshold
     ticks = max(math.ceil(wanted / max(columns, 1)), 1)
     values, _ = _bins(trace, math.ceil(wanted / ticks), ticks)
     text = Text()

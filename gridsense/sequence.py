@@ -34,7 +34,7 @@ BUNDLED = Path(predictor.__file__).parent / "bundled"
 AHEAD = ("next", "half_second", "two_seconds")
 """How far ahead a reading was predicted, in the words of an explanation."""
 FRAME = "sequence"
-SECOND = "sequence 1s"
+SECOND = "sequence_1s"
 LAYERS = 2
 """Single frames, the last second."""
 FLOOR = 0.5

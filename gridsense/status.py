@@ -9,6 +9,7 @@ other.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from gridsense.events import Cause, Event
 from gridsense.outages import KINDS, refused
 from gridsense.pipeline import Output
 from gridsense.processor import Step
+from gridsense.scoring import FAST, LEADS
 from gridsense.store import EventStore
 from streams.block import Reason
 from streams.channels import ChannelTable, Quantity
@@ -193,6 +195,8 @@ class PmuStatus(msgspec.Struct, frozen=True, array_like=True):
         Why what it sends is not used, in a word such as ``silent`` or ``clock``; empty where it is used.
     age_s
         Event time since its newest frame, up to the newest of all; None where none has come.
+    second
+        What the second scorer says, where there are two; None as `score`.
     """
 
     name: str
@@ -200,6 +204,28 @@ class PmuStatus(msgspec.Struct, frozen=True, array_like=True):
     score: float | None = None
     refused: str = ""
     age_s: float | None = None
+    second: float | None = None
+
+
+class ScorerStatus(msgspec.Struct, frozen=True):
+    """What a further scorer says of the grid now.
+
+    Attributes
+    ----------
+    scorer
+        Its name.
+    threshold
+        -ln p above which its score of the grid is an event.
+    score
+        The grid's -ln p; None while it learns.
+    trace
+        The same at the ticks of the last `TOLD_S`, the newest last.
+    """
+
+    scorer: str
+    threshold: float
+    score: float | None = None
+    trace: tuple[float | None, ...] = ()
 
 
 class Learning(msgspec.Struct, frozen=True):
@@ -253,6 +279,10 @@ class ProcessorStatus(msgspec.Struct, frozen=True, kw_only=True):
         The grid's -ln p above how restless it has been; None while it learns.
     trace
         The same at the ticks of the last `TOLD_S`, the newest last.
+    scorer
+        Whose threshold, score and trace those are.
+    second
+        Those of the second scorer; None where there is one.
     ticks
         Ticks since the processor started.
     tick_s
@@ -287,6 +317,8 @@ class ProcessorStatus(msgspec.Struct, frozen=True, kw_only=True):
     frequency_hz: float | None = None
     score: float | None = None
     trace: tuple[float | None, ...] = ()
+    scorer: str = FAST
+    second: ScorerStatus | None = None
     ticks: int = 0
     tick_s: float = 0.2
     learning: tuple[Learning, ...] = ()
@@ -362,9 +394,19 @@ class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trace:
-    """The grid's score at the newest ticks, and how many ticks there were before them."""
+    """What a scorer said of the grid at the newest ticks, and how many ticks there were before them.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    scorer
+        Its name.
+    threshold
+        -ln p above which that is an event.
+    """
+
+    def __init__(self, scorer: str = FAST, threshold: float = 0.0) -> None:
+        self.scorer = scorer
+        self.threshold = threshold
         self.ticks: deque[tuple[int, float]] = deque(maxlen=_TICKS)
         self.count = 0
         self.tick_s = 0.2
@@ -375,11 +417,14 @@ class Trace:
         Parameters
         ----------
         output
-            Of the pipeline.
+            Of the pipeline, with that scorer.
         """
-        score = output.grid.score[:, 0]
+        place = next(i for i, track in enumerate(output.scored.ticks.tracks) if track.name == self.scorer)
+        self.threshold = float(output.grid.threshold[place])
+        score = output.grid.score[:, place]
         # What stands out from how restless the grid has been lately is what the detector compares.
-        standing = np.maximum(np.where(np.isfinite(score), score - output.grid.background, np.nan), 0)
+        background = 0.0 if place else output.grid.background
+        standing = np.maximum(np.where(np.isfinite(score), score - background, np.nan), 0)
         for time_ns, value in zip(output.scored.ticks.time_ns.tolist(), standing.tolist(), strict=True):
             if self.ticks:
                 self.tick_s = max((time_ns - self.ticks[-1][0]) / 1e9, 1e-3)
@@ -387,17 +432,19 @@ class Trace:
             self.count += 1
 
     def told(self, status: ProcessorStatus) -> None:
-        """Take up what a processor says of its score, in place of what was there.
+        """Take up what a processor says, in place of what was there.
 
         Parameters
         ----------
         status
-            Its status.
+            Its status; the scorer is its first, unless it is the name of its second.
         """
-        self.tick_s, self.count = status.tick_s, status.ticks
+        second = status.second if status.second and status.second.scorer == self.scorer else None
+        said = second or status
+        self.tick_s, self.count, self.threshold = status.tick_s, status.ticks, said.threshold
         begin_ns, tick_ns = status.time_ns, round(status.tick_s * 1e9)
-        back = range(len(status.trace) - 1, -1, -1)
-        values = (np.nan if value is None else value for value in status.trace)
+        back = range(len(said.trace) - 1, -1, -1)
+        values = (np.nan if value is None else value for value in said.trace)
         self.ticks = deque(
             ((begin_ns - k * tick_ns, value) for k, value in zip(back, values, strict=True)), maxlen=_TICKS
         )
@@ -414,6 +461,45 @@ class Trace:
         return tuple(self.ticks[k][1] for k in range(len(self.ticks) - count, len(self.ticks)))
 
 
+def with_output(traces: list[Trace], output: Output) -> list[Trace]:
+    """Take up the ticks of a step in the trace of each scorer.
+
+    Parameters
+    ----------
+    traces
+        Of the steps before.
+    output
+        Of the pipeline.
+
+    Returns
+    -------
+    list[Trace]
+        Of the scorers that there are now, in their order; those that were there go on.
+    """
+    known = {trace.scorer: trace for trace in traces}
+    names = [output.scored.ticks.tracks[place].name for place in leads(output)]
+    out = [known.get(name) or Trace(name) for name in names]
+    for trace in out:
+        trace.add(output)
+    return out
+
+
+def leads(output: Output) -> list[int]:
+    """Find the fastest track of each scorer: what is shown of it.
+
+    Parameters
+    ----------
+    output
+        Of the pipeline.
+
+    Returns
+    -------
+    list[int]
+        Places among the tracks.
+    """
+    return [place for place, track in enumerate(output.scored.ticks.tracks) if track.name in LEADS]
+
+
 class ProcessorBoard:
     """An observer of the processor that says about once a second how it is.
 
@@ -422,7 +508,7 @@ class ProcessorBoard:
     store
         The event store's file.
     threshold
-        -ln p above which the grid's score is an event: `gridsense.pipeline.Pipeline.threshold`.
+        -ln p above which the grid's score is an event, until there is one: `gridsense.pipeline.Pipeline.threshold`.
     source
         Name of what is watched.
     every_s
@@ -445,13 +531,12 @@ class ProcessorBoard:
         now_ns: Callable[[], int] = time.time_ns,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.threshold = threshold
         self.source = source
         self._behind = behind
         self._now_ns = now_ns
         self._monotonic_s = monotonic_s
         self._writer = _Writer(store, PROCESSOR, every_s, monotonic_s)
-        self._trace = Trace()
+        self._traces = [Trace(FAST, threshold)]
         self._latency_s: deque[tuple[float, float]] = deque(maxlen=_LATENCIES)
         self._frames = _Rate()
         self._newest: _Newest | None = None
@@ -474,7 +559,7 @@ class ProcessorBoard:
         self._lost += sum(one.last - one.first + 1 for one in step.lost)
         self._latency_s.extend((now_s, latency_s) for latency_s in step.latency_s)
         for output in step.outputs:
-            self._trace.add(output)
+            self._traces = with_output(self._traces, output)
             if self._newest is None or self._newest.table is not output.signals.table:
                 self._newest = _Newest(output.signals.table, output.judged.table.width, self._newest)
             self._frames.count += self._newest.add(output)
@@ -530,23 +615,26 @@ class ProcessorBoard:
             self._latency_s.popleft()
         latency_s = [latency_s for _, latency_s in self._latency_s]
         p50_s, p99_s = np.quantile(latency_s, (0.5, 0.99)).round(4).tolist() if latency_s else (None, None)
-        trace = [_rounded(value) for value in self._trace.newest()]
+        first, *others = self._traces
+        trace = tuple(_rounded(value) for value in first.newest())
         return ProcessorStatus(
             written_ns=now_ns,
             source=self.source,
             began=self._began,
             stopped=stopped,
-            time_ns=self._trace.ticks[-1][0] if self._trace.ticks else 0,
+            time_ns=first.ticks[-1][0] if first.ticks else 0,
             clock_ns=clock_ns,
             behind_s=round(max(now_ns - clock_ns, 0) / 1e9, 3) if clock_ns else 0.0,
             behind_entries=self._count_behind(),
             frames_per_s=round(self._frames.per_s(now_s), 1),
-            threshold=round(self.threshold, 2),
+            threshold=round(first.threshold, 2),
             frequency_hz=newest.frequency_hz() if newest else None,
             score=trace[-1] if trace else None,
-            trace=tuple(trace),
-            ticks=self._trace.count,
-            tick_s=self._trace.tick_s,
+            trace=trace,
+            scorer=first.scorer,
+            second=_told(others[0]) if others else None,
+            ticks=first.count,
+            tick_s=first.tick_s,
             learning=newest.learning() if newest else (),
             latency_p50_s=p50_s,
             latency_p99_s=p99_s,
@@ -555,7 +643,7 @@ class ProcessorBoard:
             unsaved=self._unsaved,
             lasting=tuple(_shortened(brief(event)) for event in lasting[:LASTING]),
             lasting_count=len(lasting),
-            pmus=newest.pmus(self.threshold) if newest else (),
+            pmus=newest.pmus([trace.threshold for trace in self._traces]) if newest else (),
         )
 
     def _count_behind(self) -> int | None:
@@ -568,6 +656,11 @@ class ProcessorBoard:
     def close(self) -> None:
         """Say that the processor has stopped, and let go of the store."""
         self._writer.close(msgspec.json.encode(self.status(stopped=True)))
+
+
+def _told(trace: Trace) -> ScorerStatus:
+    values = tuple(_rounded(value) for value in trace.newest())
+    return ScorerStatus(trace.scorer, round(trace.threshold, 2), values[-1] if values else None, values)
 
 
 class GatewayBoard:
@@ -714,7 +807,7 @@ class _Newest:
         self._seen_good = np.zeros((len(self._names), width), bool)
         self._codes = np.zeros(len(self._names), np.uint8)
         self._refused = np.zeros(len(self._names), bool)
-        self._score: NDArray[np.float64] = np.full(len(self._names), np.nan)
+        self._score: NDArray[np.float64] = np.full((1, len(self._names)), np.nan)
         self._is_hz = table.where(Quantity.FREQUENCY)
         self._output: Output | None = None
         self._missing_s: dict[str, NDArray[np.float32]] = {}
@@ -734,7 +827,8 @@ class _Newest:
         some = codes.any(axis=0)
         self._codes[some] = codes[_last(codes[:, some] != 0), np.flatnonzero(some)]
         if len(ticks.time_ns):
-            self._score, self._refused = ticks.tracks[0].score[-1], ticks.refused[-1]
+            self._score = np.stack([ticks.tracks[place].score[-1] for place in leads(output)])
+            self._refused = ticks.refused[-1]
         for track, layer in zip(ticks.tracks, output.scored.layers, strict=True):
             if len(layer.missing_s):
                 self._missing_s[track.name] = layer.missing_s[-1]
@@ -757,18 +851,23 @@ class _Newest:
             if missing_s.any()
         )
 
-    def pmus(self, threshold: float) -> tuple[PmuStatus, ...]:
+    def pmus(self, threshold: Sequence[float]) -> tuple[PmuStatus, ...]:
         """All of them, those first that want to be looked at."""
         score = np.where(self._refused, np.nan, self._score)
-        scored = np.isfinite(score)
-        rank = np.select([score > threshold, self._refused, scored], [0, 1, 2], 3)
+        over = (score > np.array(threshold)[: len(score), None]).any(axis=0)
+        scored = np.isfinite(score).any(axis=0)
+        rank = np.select([over, self._refused, scored], [0, 1, 2], 3)
+        worst = np.fmax.reduce(score, axis=0)
         newest_ns = int(self._heard_ns.max(initial=_NEVER))
         words = [_word(code) if out else "" for code, out in zip(self._codes.tolist(), self._refused, strict=True)]
-        scores = np.round(score, 1).tolist()
+        first, *others = np.round(score, 1).tolist()
+        second = others[0] if others else [math.nan] * len(first)
         ages_s = np.where(self._heard_ns == _NEVER, np.nan, np.round((newest_ns - self._heard_ns) / 1e9, 1)).tolist()
         return tuple(
-            PmuStatus(self._names[s], self._sources[s], _number(scores[s]), words[s], _number(ages_s[s]))
-            for s in np.lexsort((-np.where(scored, score, 0.0), rank)).tolist()
+            PmuStatus(
+                self._names[s], self._sources[s], _number(first[s]), words[s], _number(ages_s[s]), _number(second[s])
+            )
+            for s in np.lexsort((-np.where(scored, worst, 0.0), rank)).tolist()
         )
 
 

@@ -7,6 +7,7 @@ up, and says loudly when what it shows is old. Everything that a colour says is 
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,13 +15,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from baselines.atypicality import FAST
 from gridsense.errors import StoreError
 from gridsense.events import Cause, rfc3339
 from gridsense.screen import (
@@ -30,12 +30,13 @@ from gridsense.screen import (
     fit,
     lasted,
     one_line,
+    reading,
     seen_by,
     span,
     sparkline,
     spread,
     time_of_day,
-    trace_panel,
+    trace_panels,
     words,
 )
 from gridsense.status import (
@@ -380,7 +381,7 @@ def _progress_notices(follower: Follower) -> Iterator[Notice]:
     if not said.ticks and not said.stopped:
         yield Notice("STARTING", "black on cyan", "nothing has been scored yet")
     for learning in said.learning[:1]:
-        if learning.scorer == FAST.name and learning.missing_s:
+        if learning.scorer == said.scorer and learning.missing_s:
             yield Notice("LEARNING", "black on cyan", f"what is typical, {span(learning.missing_s)} left")
     if said.unsaved:
         yield Notice("UNSAVED", "black on yellow", "the processor's last snapshot could not be written")
@@ -421,12 +422,14 @@ def grid_facts(said: ProcessorStatus) -> list[str]:
     list[str]
         A few words each.
     """
-    score = "no score"
+    scores = ["no score"]
     if said.score is not None:
-        score = f"score {said.score:.1f} {'OVER' if said.score > said.threshold else 'under'} {said.threshold:.1f}"
+        scores = [f"score {_against(said.score, said.threshold)}"]
+    if said.second is not None and said.second.score is not None:
+        scores.append(f"{said.second.scorer} {_against(said.second.score, said.second.threshold)}")
     facts = [
         "no frequency" if said.frequency_hz is None else f"{said.frequency_hz:.3f} Hz",
-        score,
+        *scores,
         f"{said.frames_per_s:,.0f} PMU frames/s",
         f"{said.behind_s:.1f} s behind" if said.behind_s < 100 else f"{span(said.behind_s)} behind",
     ]
@@ -497,6 +500,27 @@ def change_line(change: Change) -> str:
     )
 
 
+def _against(score: float, threshold: float) -> str:
+    return f"{score:.1f} {'OVER' if score > threshold else 'under'} {threshold:.1f}"
+
+
+def _is_over(trace: Trace) -> bool:
+    return bool(trace.ticks) and trace.ticks[-1][1] > trace.threshold
+
+
+def _standing(trace: Trace) -> str:
+    """Say how a scorer's newest word on the grid stands against its threshold."""
+    if not trace.ticks or math.isnan(trace.ticks[-1][1]):
+        return "no score"
+    return f"{'OVER' if _is_over(trace) else 'under'} {trace.threshold:.1f}"
+
+
+def _scores(said: ProcessorStatus, pmu: PmuStatus) -> list[tuple[float | None, bool]]:
+    """Take what each scorer says of a PMU, and whether that is over its threshold."""
+    both = [(pmu.score, said.threshold), *([(pmu.second, said.second.threshold)] if said.second else [])]
+    return [(score, score is not None and score > threshold) for score, threshold in both]
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
@@ -518,7 +542,6 @@ class View:
     def __init__(self, follower: Follower, now_ns: Callable[[], int] = time.time_ns) -> None:
         self.follower = follower
         self._now_ns = now_ns
-        self._trace = Trace()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw everything, in just the lines there are."""
@@ -536,12 +559,12 @@ class View:
             right = max(width // 3, _COLUMN + 4)
             sides.add_column(width=width - right)
             sides.add_column(width=right)
-            sides.add_row(self._trace_panel(width - right, middle), self._worst_panel(right, middle))
+            sides.add_row(self._trace_panels(width - right, middle), self._worst_panel(right, middle))
             yield sides
             yield self._feed_panel(console, width, rows - middle)
         else:
             trace, worst = (6, 5) if rows < 24 else (8, 7)
-            yield self._trace_panel(width, trace)
+            yield self._trace_panels(width, trace)
             yield self._worst_panel(width, worst)
             yield self._feed_panel(console, width, max(rows - trace - worst, 3))
 
@@ -592,22 +615,27 @@ class View:
 
     # --- score ---
 
-    def _told_trace(self) -> tuple[Trace, float]:
+    def _told_traces(self) -> list[Trace]:
         said = self.follower.processor or ProcessorStatus()
-        self._trace.told(said)
-        return self._trace, said.threshold
+        names = [said.scorer, *([said.second.scorer] if said.second else [])]
+        traces = [Trace(name) for name in names]
+        for trace in traces:
+            trace.told(said)
+        return traces
 
     def _spark_line(self, width: int) -> Text:
-        trace, threshold = self._told_trace()
-        now = trace.ticks[-1][1] if trace.ticks else float("nan")
-        over = now > threshold
-        reading = f" {'OVER' if over else 'under'} {threshold:.1f} " if now == now else " no score "  # noqa: PLR0124 (NaN)
-        drawn = sparkline(trace, threshold, max(width - len(reading) - 12, 1))
-        return one_line(Text.assemble(" last min ", drawn, (reading, "bold red" if over else "")), width)
+        """Draw the first scorer's last minute, and say how the others' score stands."""
+        trace, *others = self._told_traces()
+        told = [(f" {_standing(trace)} ", _is_over(trace))]
+        told += [(f" {it.scorer} {_standing(it)} ", _is_over(it)) for it in others]
+        room = width - 12 - sum(len(standing) for standing, _ in told)
+        text = Text.assemble(" last min ", sparkline(trace, max(room, 1)))
+        for standing, over in told:
+            text.append(standing, "bold red" if over else "")
+        return one_line(text, width)
 
-    def _trace_panel(self, width: int, height: int) -> Panel:
-        trace, threshold = self._told_trace()
-        return trace_panel(trace, threshold, self.follower.events.values(), width, height)
+    def _trace_panels(self, width: int, height: int) -> RenderableType:
+        return trace_panels(self._told_traces(), self.follower.events.values(), width, height)
 
     # --- PMUs ---
 
@@ -630,36 +658,42 @@ class View:
             line = lines[place % rows]
             line.pad_right(max(place // rows * room - line.cell_len, 0))
             line.append_text(one_line(self._pmu(pmu, room - 1), room - 1))
-        return boxed(lines, Text(self._pmus_title(), "bold"), height, "! atypical, x refused, worst first")
+        signs = "! atypical, x refused, worst first"
+        said = self.follower.processor
+        if said and said.second and inner >= 2 * _NAME + len(signs):
+            signs = f"{said.scorer}, {said.second.scorer}; {signs}"
+        return boxed(lines, Text(self._pmus_title(), "bold"), height, signs)
 
     def _pmus_title(self) -> str:
         said = self.follower.processor
         if said is None:
             return "PMUs"
-        loud = sum(pmu.score is not None and pmu.score > said.threshold for pmu in said.pmus)
+        loud = sum(any(over for _, over in _scores(said, pmu)) for pmu in said.pmus)
         out = sum(bool(pmu.refused) for pmu in said.pmus)
-        learning = sum(pmu.score is None and not pmu.refused for pmu in said.pmus)
+        learning = sum(pmu.score is None and pmu.second is None and not pmu.refused for pmu in said.pmus)
         counts = ((loud, "atypical"), (out, "refused"), (learning, "without score"))
         rest = [f"{count:,} {word}" for count, word in counts if count]
         return f"{_count(len(said.pmus), 'PMU')}, {', '.join(rest) or 'all usual'}"
 
     def _pmu(self, pmu: PmuStatus, width: int) -> Text:
         """One PMU in so many letters, with a bar; 0 for as few as it takes."""
-        threshold = self.follower.processor.threshold if self.follower.processor else 0.0
+        scores = _scores(self.follower.processor or ProcessorStatus(), pmu)
         name = f"{fit(pmu.name, _NAME):{_NAME}}" if width else fit(pmu.name, _NAME)
         if pmu.refused:
             age = f" {span(pmu.age_s)}" if pmu.age_s else ""
             return Text.assemble((f"x {name} {words(pmu.refused).upper()}{age}", "magenta"))
-        if pmu.score is None:
+        known = [score for score, _ in scores if score is not None]
+        if not known:
             return Text(f"  {name} no score", "dim")
-        over = pmu.score > threshold
+        over = any(over for _, over in scores)
         style = "bold red" if over else "green"
+        texts = [reading(float("nan") if score is None else score) for score, _ in scores]
         if not width:
-            return Text(f"{'! ' if over else ''}{name} {pmu.score:.1f}", style)
+            return Text(f"{'! ' if over else ''}{name} {' '.join(texts)}", style)
         return Text.assemble(
             f"{'!' if over else ' '} {name} ",
-            (f"{pmu.score:6.1f} ", style),
-            (bar(pmu.score, max(min(width, 2 * _COLUMN) - _NAME - 11, 1)), style),
+            *((f"{text:>6} ", "bold red" if loud else "green") for text, (_, loud) in zip(texts, scores, strict=True)),
+            (bar(max(known), max(min(width, 2 * _COLUMN) - _NAME - 4 - 7 * len(scores), 1)), style),
         )
 
     # --- events ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from gridsense import pipeline
+from gridsense.cli import run
 from gridsense.commands.check_config import check_config
 from gridsense.commands.init import init
 from gridsense.config import Config, Loaded, example, load, schema, values
@@ -26,7 +28,9 @@ from gridsense.config.kinds import duration_text, size_text, toml_text
 from gridsense.config.reading import _lines
 from gridsense.config.sections import GatewaySection, Transport, dotted
 from gridsense.errors import UsageError
+from gridsense.sequence import BUNDLED, load_model
 from gridsense.simulator import server
+from models.errors import ArtifactError
 from streams.gateway import settings as gateway
 from streams.log import Retention
 
@@ -126,8 +130,8 @@ BROKEN = [
     (
         "xyzzy = 1",
         (
-            "gridsense.toml:1: xyzzy = 1: unknown key; there are name, log, store, detection, align, quality, gateway, "
-            "metrics, logging, archive, simulate"
+            "gridsense.toml:1: xyzzy = 1: unknown key; there are name, log, store, detection, scoring, align, quality, "
+            "gateway, metrics, logging, archive, simulate"
         ),
     ),
     ("[store]\nsnapshot_every = 0.5", "gridsense.toml:2: store.snapshot_every = 0.5: must be at least 1s"),
@@ -559,6 +563,7 @@ SPECIAL = {
     "host": st.sampled_from(["127.0.0.1", "pmu-7.example", "::1"]),
     "usual_voltage": st.tuples(st.floats(0.1, 0.9), st.floats(0.91, 5)).map(list),
     "files": st.lists(words, max_size=3),
+    "scorers": st.lists(st.sampled_from(pipeline.SCORERS), min_size=1, max_size=3),
     # what other keys must agree with is left alone, or made below
     "backoff_min": st.floats(0.001, 1),
     "backoff_max": st.floats(1, 100),
@@ -661,7 +666,26 @@ def test_transports_are_those_of_the_gateway_and_the_simulator() -> None:
 
 
 def test_the_defaults_are_those_of_the_parts() -> None:
-    assert Config().pipeline_settings() == pipeline.Settings()
+    assert Config().pipeline_settings() == pipeline.Settings(scorers=("quadratic", "sequence"), model=load_model())
+
+
+def test_the_model_is_loaded_once_where_it_is_wanted_and_refused_in_words(file: Path) -> None:
+    config = read(file, '[scoring]\nscorers = ["sequence", "quadratic"]').config
+    assert config.scoring.scorers == ("quadratic", "sequence"), "the order does not matter"
+    assert config.model() is config.pipeline_settings().model
+    assert read(file, '[scoring]\nscorers = ["quadratic"]').config.pipeline_settings().model is None
+    copy = file.parent / "models" / "mine"
+    shutil.copytree(BUNDLED, copy)
+    config = read(file, '[scoring]\nmodel = "models/mine"').config
+    assert config.model_path == copy.absolute()
+    assert config.model() == load_model()
+    (copy / "spec.json").write_text("{}", encoding="utf-8")
+    config = read(file, '[scoring]\nmodel = "models/mine"').config
+    with pytest.raises(ArtifactError, match=r"spec\.json"):
+        config.pipeline_settings()
+    assert run(["check-config", str(file)]) == 3
+    assert run(["run", "--config", str(file)]) == 3
+    assert run(["check-config", str(file), "--set", 'scoring.scorers=["quadratic"]']) == 0
 
 
 def test_every_key_of_the_pipeline_arrives() -> None:
@@ -712,6 +736,7 @@ def test_paths_count_from_the_folder_of_the_file(tmp_path: Path) -> None:
     [
         ("[metrics]\nhost = '0.0.0.0'", "everybody who reaches this machine"),
         ("[log]\nretention = 0\nretention_size = 0", "grows until the disk is full"),
+        ("[scoring]\nscorers = ['quadratic']\nmodel = 'mine'", "scoring.model is not used"),
         ("[log]\nretention = 2", "shorter than store.snapshot_every"),
         ("[log]\nretention = '5min'", "shorter than archive.file_span"),
         ("[archive]\nretention = '2h'", "shorter than archive.compact_after"),

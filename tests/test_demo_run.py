@@ -103,7 +103,9 @@ def test_a_small_grid_is_learned_watched_and_judged(folder: Path) -> None:
     event = outcome.grid[0].event
     assert event is not None
     assert outcome.shown_ns[event.id] > event.raised_ns
+    assert event.id in outcome.sightings
     out = text(console)
+    assert "seen first" in out
     assert "\x1b" not in out
     assert [line.split()[1] for line in out.splitlines() if " GRID " in line] == ["raised"], "it lasts to the end"
     assert "1 of 1 found" in out

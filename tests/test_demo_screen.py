@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from gridsense.events import Cause, Event
-from gridsense.pipeline import Output, Pipeline, Settings
+from gridsense.pipeline import Output, Pipeline, Scorer, Settings
 from gridsense.screen import Screen, event_line
+from gridsense.sequence import load_model
 from streams.block import FrameBatch
 from streams.channels import Channel, ChannelTable, Pmu, Quantity
 
@@ -31,7 +32,9 @@ def table(source: str, pmus: int) -> ChannelTable:
     return ChannelTable(tuple(Pmu(f"{source} {i}", i + 1, f"{source} {i}", 60, channels, source) for i in range(pmus)))
 
 
-def outputs(seconds: int, sources: int = 3, pmus: int = 7) -> list[Output]:
+def outputs(
+    seconds: int, sources: int = 3, pmus: int = 7, scorers: tuple[Scorer, ...] = ("quadratic",)
+) -> list[Output]:
     random = np.random.default_rng(1)
     time_ns = BEGIN + np.arange(seconds * RATE) * S // RATE
     batches = []
@@ -42,7 +45,7 @@ def outputs(seconds: int, sources: int = 3, pmus: int = 7) -> list[Output]:
         flags, stat = np.zeros(len(time_ns), np.uint8), np.zeros(shape[:2], np.uint16)
         batch = FrameBatch(table(name, pmus), RATE, time_ns, flags, stat, values.astype(np.float32), time_ns)
         batches.append((name, batch))
-    pipeline = Pipeline(Settings(learn_s=10.0))
+    pipeline = Pipeline(Settings(learn_s=10.0, scorers=scorers, model=load_model()))
     return [*pipeline.feed(batches), *pipeline.finish()]
 
 
@@ -75,6 +78,11 @@ def drawn(screen: Screen, width: int, height: int) -> list[str]:
 @pytest.fixture(scope="module")
 def watched() -> list[Output]:
     return outputs(20)
+
+
+@pytest.fixture(scope="module")
+def both() -> list[Output]:
+    return outputs(30, scorers=("quadratic", "sequence"))
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
@@ -114,6 +122,37 @@ def test_what_matters_is_said_in_words(watched: list[Output], width: int) -> Non
     assert ["GRID" in newest[0], "DATA" in newest[1]] == [True, True]
     assert newest[0].split()[1] != newest[1].split()[1], "the grid's events have an edge of their own"
     assert "[bold]0.54[/bold]" in "\n".join(lines), "a sentence is text, not markup"
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_both_scorers_stand_side_by_side(both: list[Output], width: int, height: int) -> None:
+    screen = Screen("test", 12.5)
+    for output in both:
+        screen.show(output)
+    lines = drawn(screen, width, height)
+    assert max(map(len, lines)) <= width
+    if width >= 80:
+        (title,) = [line for line in lines if "grid, fast: " in line]
+        assert "grid, sequence: " in title
+        assert "12.9" in title
+        assert "14.6" in title
+        assert "most atypical now: fast, sequence" in "\n".join(lines)
+
+
+def test_a_pmu_is_loud_where_either_scorer_says_so(both: list[Output]) -> None:
+    screen = Screen("test", 12.5)
+    for output in both:
+        ticks = output.scored.ticks
+        tracks = [replace(t, score=t.score.copy()) for t in ticks.tracks]
+        for track in tracks:
+            if track.name == "sequence":
+                track.score[:, 2] = 77.7
+        screen.show(replace(output, scored=replace(output.scored, ticks=replace(ticks, tracks=tracks))))
+    lines = drawn(screen, 100, 30)
+    (worst,) = [line for line in lines if "77.7" in line]
+    assert "AREA0 2" in worst
+    (area,) = [line for line in lines if "AREA0 " in line and "7/7" in line]
+    assert area.split("AREA0 ")[1][2] == "█"
 
 
 def test_an_event_grows_in_its_place() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,10 @@ def test_two_files_side_by_side_give_one_grid_event(
     assert "times real time" in printed.err
     scores = pq.read_table(out)
     assert {"time", "grid.fast", "north0.fast", "south2.60s"} <= set(scores.column_names)
+    assert {"grid.sequence", "north0.sequence", "south2.sequence_1s"} <= set(scores.column_names)
+    learned = scores["grid.sequence"].to_numpy()[-50:]
+    assert np.isfinite(learned).all(), "the grid's score is there also while another scorer's event lasts"
+    assert np.nanmax(scores["grid.sequence"].to_numpy()) > 14
     grid = scores["grid.fast"].to_numpy()
     assert np.nanmax(grid) == pytest.approx(data["minus_ln_p"], rel=1e-3)
     (picture,) = pictures.iterdir()
@@ -121,6 +126,10 @@ def test_too_little_reference_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
         ([], 2, "gridsense --help"),
         (["nowhere.pcap", "--false-alarms-per-day", "0"], 2, "must be above 0"),
         (["nowhere.pcap", "--learn", "soon"], 2, "write 40s"),
+        (["nowhere.pcap", "--scorers", "quadratic,lstm"], 2, "'lstm' is no scorer; there are quadratic, sequence"),
+        (["nowhere.pcap", "--scorers", "quadratic", "--predictions", "p.parquet"], 2, "add sequence"),
+        (["nowhere.pcap", "--scorers", "quadratic", "--model", "m"], 2, "add sequence"),
+        (["nowhere.pcap", "--model", "nowhere"], 3, "nowhere is no model"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(
@@ -130,6 +139,43 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     printed = capsys.readouterr()
     assert words in printed.err
     assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("scorers", "columns"),
+    [
+        ("sequence", {"sequence", "sequence_1s"}),
+        ("quadratic", {"fast", "10s", "60s"}),
+        ("sequence, quadratic", {"fast", "10s", "60s", "sequence", "sequence_1s"}),
+    ],
+)
+def test_each_scorer_finds_the_disturbance_alone(
+    files: tuple[Path, Path], scorers: str, columns: set[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.parquet"
+    options = ["--learn", "25s", "--scorers", scorers, "--scores", str(out)]
+    assert run(["detect", *map(str, files), *options]) == 0
+    data = [json.loads(line)["data"] for line in capsys.readouterr().out.splitlines()]
+    assert [len(d["pmus"]) for d in data if d["cause"] == "grid"] == [7]
+    names = {name.removeprefix("grid.") for name in pq.read_schema(out).names if name.startswith("grid.")}
+    assert names == columns
+
+
+def test_at_another_rate_the_quadratic_fit_scores_alone_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch, path = small_grid("north", 1, 4, 1, seconds=50, onset_s=40.0), tmp_path / "slow.parquet"
+    time_ns = batch.time_ns[0] + np.round(np.arange(len(batch.time_ns)) * 1e9 / 25).astype(np.int64)
+    write_parquet(path, [replace(batch, rate_hz=25.0, time_ns=time_ns, arrival_ns=time_ns)])
+    told = "the sequence model is for 30 frames a second, and this stream has 25"
+    assert run(["detect", str(path), "--learn", "25s"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count(f"{told}: the quadratic fit scores alone") == 1
+    assert [json.loads(line)["data"]["cause"] for line in printed.out.splitlines()] == ["grid"]
+    assert run(["detect", str(path), "--scorers", "sequence"]) == 3
+    assert f"{told}; train one for this rate" in capsys.readouterr().err
+    assert run(["detect", str(path), "--predictions", str(tmp_path / "p.parquet")]) == 3
+    assert f"{told}; leave them out" in capsys.readouterr().err
 
 
 def test_durations() -> None:

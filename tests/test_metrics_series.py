@@ -43,6 +43,7 @@ from tests.reference.made_event import made_event
 S = 1_000_000_000
 ROOT = Path(__file__).parents[1]
 LABELS = {"cause", "python", "reader", "reason", "result", "scorer", "source", "stage", "state", "topic", "version"}
+LABELS |= {"model"}
 """Each has few values, or as many as there are connections. PMUs and channels are none of them."""
 
 
@@ -97,7 +98,8 @@ def everything(path: Path) -> list[CollectorRegistry]:
     said.dead_letter("crc")
     said.stepped(0.01)
     said.scored(1, [0.2])
-    said.learning("fast", 3.0)
+    said.learning("fast", 3.0, 2)
+    said.model("0123456789abcdef")
     said.snapshot(0.1, 10, 20)
     said.restored(Restore.FRESH)
     with_refusal = GatewayCounts()
@@ -253,7 +255,7 @@ def test_the_processor_counts_its_work() -> None:
     said = ProcessorMetrics(registry, lambda: [source(frames=5)])
     said.stepped(0.004)
     said.scored(1, [0.02, 0.3, 20.0])
-    said.learning("slow", 12.0)
+    said.learning("slow", 12.0, 3)
     said.snapshot(0.2, 1000, 3000)
     said.snapshot_failed()
     said.restored(Restore.RESTORED)

@@ -21,6 +21,7 @@ from gridsense.intake import Intake, Turn
 from gridsense.pipeline import Pipeline
 from gridsense.pipeline import Settings as PipelineSettings
 from gridsense.processor import Processor, Settings, Step
+from gridsense.sequence import load_model
 from gridsense.sources import open_source
 from gridsense.store import EventStore
 from streams.align import AlignSettings
@@ -31,6 +32,7 @@ from tests.reference.small_grid import small_grid
 
 PIPELINE = PipelineSettings(source="small", learn_s=25.0, align=AlignSettings(lateness_s=1.0))
 SETTINGS = Settings(PIPELINE, snapshot_s=0.0, idle_s=0.0)
+BOTH = replace(SETTINGS, pipeline=replace(PIPELINE, scorers=("quadratic", "sequence"), model=load_model()))
 
 
 @cache
@@ -39,13 +41,13 @@ def records() -> tuple[Record, ...]:
 
 
 @cache
-def expected(folder: Path) -> list[str]:
+def expected(folder: Path, pipeline: PipelineSettings = PIPELINE) -> list[str]:
     paths = [folder / "north.bin", folder / "south.bin"]
     for path in paths:
         path.write_bytes(b"".join(record.value for record in records() if record.key == path.stem))
     with EventStore(":memory:") as store:
         detecting.detect(
-            PIPELINE, [open_source(path) for path in paths], None, [detecting.Memory(store)], lambda _: None
+            pipeline, [open_source(path) for path in paths], None, [detecting.Memory(store)], lambda _: None
         )
         return store.cloudevents()
 
@@ -98,10 +100,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def drain(folder: Path, store: Path, sip: int, steps: int | None = None, *, close: bool = True) -> Told:
+def drain(
+    folder: Path, store: Path, sip: int, steps: int | None = None, *, close: bool = True, told_by: Settings = SETTINGS
+) -> Told:
     """Let a new processor read so many times, or to the end; it is left in the middle unless it shall close."""
     log, told = Sips(folder / "log.db", sip), Told()
-    processor = Processor(SETTINGS, log, store, [told])
+    processor = Processor(told_by, log, store, [told])
     processor.open()
     try:
         while steps is None or len(told.steps) < steps:
@@ -157,6 +161,41 @@ def test_interruptions_and_cuts_change_nothing(
     drain(written, folder / "straight.db", 1 << 22)
     assert found(folder / "events.db") == expected(written)
     assert ended(folder / "events.db") == ended(folder / "straight.db")
+
+
+def scores(runs: Iterable[Told]) -> dict[str, dict[int, bytes]]:
+    """By track and time, the bits of what it said of each PMU; what is said again is said alike."""
+    out: dict[str, dict[int, bytes]] = {}
+    for output in (o for told in runs for step in told.steps for o in step.outputs):
+        for track in output.scored.ticks.tracks:
+            words = out.setdefault(track.name, {})
+            for time_ns, score in zip(output.scored.ticks.time_ns.tolist(), track.score, strict=True):
+                assert words.setdefault(time_ns, score.tobytes()) == score.tobytes()
+    return out
+
+
+def test_both_scorers_go_on_from_a_snapshot_as_if_nothing_had_been(written: Path, tmp_path: Path) -> None:
+    straight, cut = tmp_path / "straight.db", tmp_path / "cut.db"
+    whole = drain(written, straight, 1 << 22, told_by=BOTH)
+    # Left in the middle of learning, after it, and within the disturbance; killed or stopped in good order.
+    parts = [drain(written, cut, 40_000, steps, close=kind, told_by=BOTH) for steps, kind in ((2, True), (6, False))]
+    parts.append(drain(written, cut, 40_000, told_by=BOTH))
+    assert [told.how for told in parts] == ["fresh", "restored", "restored"]
+    assert found(cut) == found(straight) == expected(written, BOTH.pipeline)
+    said = scores([whole])
+    assert set(said) == {"fast", "10s", "60s", "sequence", "sequence_1s"}
+    assert scores(parts) == said
+    assert any(not np.isnan(np.frombuffer(words)).any() for words in said["sequence"].values())
+
+
+@pytest.mark.parametrize("change", ["model", "scorers"])
+def test_a_snapshot_of_another_model_or_other_scorers_is_refused(written: Path, tmp_path: Path, change: str) -> None:
+    store, now = tmp_path / "events.db", BOTH.pipeline
+    drain(written, store, 20_000, 3, told_by=BOTH)
+    assert now.model is not None
+    other = replace(now, model=replace(now.model, identity="another")) if change == "model" else PIPELINE
+    told = drain(written, store, 20_000, 1, told_by=replace(BOTH, pipeline=other))
+    assert told.how == "refused"
 
 
 def test_what_was_learned_is_kept_over_a_restart(written: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gridsense.events import Cause, Event, cloudevent
 from gridsense.pipeline import Output, Pipeline
 from gridsense.pipeline import Settings as PipelineSettings
 from gridsense.processor import Processor, Settings, Step
+from gridsense.sequence import load_model
 from gridsense.sources import cut
 from gridsense.status import (
     GATEWAY,
@@ -119,11 +120,13 @@ def said(path: Path) -> ProcessorStatus:
     return status
 
 
-def processed(folder: Path, records: list[Record], clock: Clock) -> ProcessorStatus:
+def processed(
+    folder: Path, records: list[Record], clock: Clock, settings: PipelineSettings = PIPELINE
+) -> ProcessorStatus:
     """Let a processor read all that is there, and take what it says at the end."""
     log = open_log(folder / "log.db")
     log.append(FRAMES, records)
-    threshold = Pipeline(PIPELINE).threshold
+    threshold = Pipeline(settings).threshold
     board = ProcessorBoard(
         folder / "events.db",
         threshold,
@@ -132,7 +135,7 @@ def processed(folder: Path, records: list[Record], clock: Clock) -> ProcessorSta
         now_ns=clock,
         monotonic_s=clock.seconds,
     )
-    processor = Processor(SETTINGS, log, folder / "events.db", [board], clock)
+    processor = Processor(replace(SETTINGS, pipeline=settings), log, folder / "events.db", [board], clock)
     processor.open()
     while processor.step():
         pass
@@ -170,6 +173,26 @@ def test_a_processor_says_how_it_is(tmp_path: Path) -> None:
     assert all(it.pmus == 7 and it.missing_s > 0 for it in status.learning)
     assert status.latency_p50_s is not None
     assert said(tmp_path / "events.db") == msgspec.structs.replace(status, stopped=True)
+
+
+def test_both_scorers_are_told(tmp_path: Path) -> None:
+    records = recorded([small_grid("north", 1, 4, 1), small_grid("south", 5, 3, 2)])
+    settings = replace(PIPELINE, scorers=("quadratic", "sequence"), model=load_model())
+    status = processed(tmp_path, records, Clock(records[-1].time_ns), settings)
+    assert (status.scorer, status.threshold) == ("fast", pytest.approx(Pipeline(settings).threshold, abs=0.1))
+    second = status.second
+    assert second is not None
+    assert second.scorer == "sequence"
+    assert second.threshold == pytest.approx(status.threshold + np.log(5), abs=0.1), "its window is a fifth as long"
+    assert len(second.trace) == len(status.trace) == status.ticks
+    assert second.score == second.trace[-1]
+    for trace, threshold in ((status.trace, status.threshold), (second.trace, second.threshold)):
+        assert max(value for value in trace if value is not None) > threshold
+    assert all(pmu.second is not None for pmu in status.pmus)
+    worst = [max(pmu.score or 0, pmu.second or 0) for pmu in status.pmus]
+    loud = [(pmu.score or 0) > status.threshold or (pmu.second or 0) > second.threshold for pmu in status.pmus]
+    assert loud == sorted(loud, reverse=True)
+    assert worst[sum(loud) :] == sorted(worst[sum(loud) :], reverse=True)
 
 
 def test_a_pmu_that_falls_silent_is_told_first_with_its_age(tmp_path: Path) -> None:
@@ -361,9 +384,15 @@ def test_of_many_in_trouble_some_are_named(tmp_path: Path) -> None:
 
 
 def test_other_versions_are_understood_or_passed_over() -> None:
-    newer = {"form": 1, "written_ns": 5, "something": [1, {"new": True}], "pmus": [["a", "b", 1.5, "", 0.1, "more"]]}
+    row = ["a", "b", 1.5, "", 0.1, 2.5, "more"]
+    newer = {"form": 1, "written_ns": 5, "something": [1, {"new": True}], "pmus": [row]}
     status = read_processor(json.dumps(newer).encode())
     assert status is not None
+    assert status.pmus[0].second == 2.5
+    older = {"form": 1, "written_ns": 5, "threshold": 12.5, "trace": [1.0], "pmus": [row[:5]]}
+    before = read_processor(json.dumps(older).encode())
+    assert before is not None
+    assert (before.scorer, before.second, before.pmus[0].second) == ("fast", None, None)
     assert (status.written_ns, status.pmus[0].name, status.pmus[0].age_s) == (5, "a", 0.1)
     assert read_processor(b'{"form": 2}') is None
     assert read_processor(b"\x93 no JSON") is None

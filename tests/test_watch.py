@@ -38,6 +38,7 @@ from gridsense.status import (
     PmuStatus,
     ProcessorBoard,
     ProcessorStatus,
+    ScorerStatus,
     Trouble,
     brief,
 )
@@ -98,6 +99,15 @@ PROCESSOR_SAYS = ProcessorStatus(
         PmuStatus("Bus 1", "north", 55.5, "", 0.0),
         PmuStatus("Bus 9", "south", None, "silent", 12.0),
         *(PmuStatus(f"Bus {i}", "north", 1.0, "", 0.0) for i in range(10, 60)),
+    ),
+)
+BOTH_SAY = msgspec.structs.replace(
+    PROCESSOR_SAYS,
+    second=ScorerStatus("sequence", 14.1, 20.2, PROCESSOR_SAYS.trace[100:] + (20.2,) * 100),
+    pmus=(
+        PmuStatus("Bus 1", "north", 5.5, "", 0.0, 33.3),
+        PmuStatus("Bus 2", "north", None, "", 0.0, 4.4),
+        *PROCESSOR_SAYS.pmus[1:],
     ),
 )
 GATEWAY_SAYS = GatewayStatus(
@@ -257,6 +267,25 @@ def test_what_matters_is_said_in_words(store: EventStore, follower: Follower, wi
     order = [line.split()[3] for line in lines if "GRID    " in line]
     assert order[0] == "fault", "what is open stands first"
     assert "OPEN 4 s" in "\n".join(lines)
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_both_scorers_stand_side_by_side(store: EventStore, follower: Follower, width: int, height: int) -> None:
+    says(store, BOTH_SAY)
+    follower.look()
+    lines = drawn(follower, width, height)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    if width >= 100:
+        assert "score 3.1 under 12.5   sequence 20.2 OVER 14.1" in text
+    if height >= 20 and width >= 80:
+        assert "grid, fast: " in text
+        assert "grid, sequence: " in text
+        assert "1 atypical" in text, "the second scorer's word is enough"
+        (bus,) = [line for line in lines if "! Bus 1 " in line]
+        assert "   5.5   33.3 " in bus
+        if height >= 24:
+            assert [line for line in lines if " Bus 2 " in line and "     -    4.4 " in line]
 
 
 def test_an_old_state_is_called_old(store: EventStore, follower: Follower) -> None:

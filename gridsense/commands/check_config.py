@@ -17,6 +17,7 @@ from rich.text import Text
 from gridsense.config import FILE_NAME, ConnectionSection, Loaded, load, values
 from gridsense.config.kinds import toml_text
 from gridsense.config.reading import DEFAULT
+from gridsense.metrics import IDENTITY_LETTERS
 
 _LINE_WIDTH = 160
 """Of tables where stdout is no terminal."""
@@ -53,6 +54,7 @@ def check_config(
         Print one JSON object instead of tables: config, origins, warnings.
     """
     loaded = load(file, overrides)
+    loaded.config.model()  # refused before anything is printed
     if json:
         report = {
             "config": loaded.config.model_dump(mode="json"),
@@ -101,9 +103,13 @@ def _joined(origins: Iterable[str]) -> str:
 
 
 def _places(loaded: Loaded) -> str:
-    """Say which files are meant."""
-    config = loaded.config
-    return f"log {config.log_path}\nevent store {config.store_path}\narchive {config.archive_path}"
+    """Say which files are meant, and which model."""
+    config, model = loaded.config, loaded.config.model()
+    files = f"log {config.log_path}\nevent store {config.store_path}\narchive {config.archive_path}"
+    if model is None:
+        return files
+    identity = model.identity[:IDENTITY_LETTERS]
+    return f"{files}\nmodel {config.model_path} ({identity}, for {model.spec.rate_hz:g} frames a second)"
 
 
 def _rows(loaded: Loaded) -> Iterator[tuple[str, object, str]]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gridsense.config.kinds import toml_text, written
+from gridsense.config.kinds import choices_of, toml_text, written
 from gridsense.config.sections import Config, ConnectionSection
 
 SCHEMA_FILE = "gridsense.schema.json"
@@ -96,8 +96,10 @@ def _field(info: FieldInfo, name: str, value: Any, *, comment: bool) -> Iterator
 
 def _range(info: FieldInfo) -> str:
     """Say which values a key may have."""
-    if get_origin(info.annotation) is Literal:
-        return f"One of {', '.join(map(toml_text, get_args(info.annotation)))}."
+    choices = choices_of(info)
+    if choices:
+        one = "One" if get_origin(info.annotation) is Literal else "Any"
+        return f"{one} of {', '.join(map(toml_text, choices))}."
     bounds = [
         f"{words} {written(info, getattr(it, name))}"
         for name, words in _BOUNDS.items()

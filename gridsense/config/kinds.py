@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, Strict, WithJsonSchema
 from pydantic.fields import FieldInfo
@@ -130,6 +130,24 @@ def written(info: FieldInfo, value: Any) -> str:
     """
     serializer: Any = next((it for it in info.metadata if isinstance(it, PlainSerializer)), None)
     return str(serializer.func(value)) if serializer else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def choices_of(info: FieldInfo) -> tuple[str, ...]:
+    """List the words that a field may be, or may hold.
+
+    Parameters
+    ----------
+    info
+        The field.
+
+    Returns
+    -------
+    tuple[str, ...]
+        Empty where it takes others.
+    """
+    kind = info.annotation
+    inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
+    return get_args(inner) if get_origin(inner) is Literal else ()
 
 
 def _plain(number: float) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 
-from gridsense.config.kinds import toml_key, toml_text, written
+from gridsense.config.kinds import choices_of, toml_key, toml_text, written
 from gridsense.config.sections import Config, Key, contradictions, dotted, oddities
 from gridsense.errors import UsageError
 
@@ -320,12 +320,13 @@ def _words(key: Key, details: Mapping[str, Any]) -> str:
             words = f"must be at least {limit}"
         case "less_than_equal":
             words = f"must be at most {limit}"
-        case "literal_error":
+        case "literal_error" if ... not in wanted:
             words = f"must be one of {', '.join(wanted)}"
         case "tuple_type" if _is_list(key):
             words = f"must be tables: each begins with [[{dotted(key)}]]"
         case _ if get_origin(info.annotation) is tuple and not _is_list(key) and kind != "value_error":
-            words = "must be a list of texts" if ... in wanted else f"must be a list of {len(wanted)} numbers"
+            names = ", ".join(choices_of(info)) or "texts"
+            words = f"must be a list of {names if ... in wanted else f'{len(wanted)} numbers'}"
     return words
 
 

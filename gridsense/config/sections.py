@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from gridsense import detection, pipeline
 from gridsense.config.kinds import Bytes, Flag, Number, Seconds, Text, Whole
+from gridsense.sequence import BUNDLED, Model, load_model
 from streams.align import AlignSettings
 from streams.gateway.settings import GatewaySettings
 from streams.log import Retention
@@ -85,8 +86,22 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _scorers(scorers: tuple[pipeline.Scorer, ...]) -> tuple[pipeline.Scorer, ...]:
+    """Put them in their order; in which they were named does not matter."""
+    if not scorers:
+        raise ValueError("must name at least one")
+    return tuple(scorer for scorer in pipeline.SCORERS if scorer in scorers)
+
+
+def _path(text: str) -> str:
+    if text != text.strip() or (text and not text.isprintable()):
+        raise ValueError("must be a path, printable, without a space at either end")
+    return text
+
+
 Host = Annotated[Text, AfterValidator(_host)]
 HostOrNone = Annotated[str, Strict(), AfterValidator(_host)]
+PathOrNone = Annotated[str, Strict(), AfterValidator(_path)]
 Port = Annotated[Whole, Field(ge=1, le=65_535)]
 PortOrNone = Annotated[Whole, Field(ge=0, le=65_535)]
 
@@ -131,6 +146,16 @@ class DetectionSection(Section):
 
     persist: Seconds = Field(default=_PIPELINE.persist_s, ge=0)
     """How long a PMU's samples must be refused to be an event of its own."""
+
+
+class ScoringSection(Section):
+    """What looks for events: parabolas fitted to what comes, and a network that predicts it."""
+
+    scorers: Annotated[tuple[pipeline.Scorer, ...], AfterValidator(_scorers)] = pipeline.SCORERS
+    """`quadratic` holds fitted parabolas against what is typical; `sequence` what came against what was expected."""
+
+    model: PathOrNone = ""
+    """Folder of the model of `sequence`, a relative path counted from this file's folder. Empty: the bundled one."""
 
 
 class AlignSection(Section):
@@ -373,6 +398,7 @@ class Config(Section):
     log: LogSection = Field(default_factory=LogSection)
     store: StoreSection = Field(default_factory=StoreSection)
     detection: DetectionSection = Field(default_factory=DetectionSection)
+    scoring: ScoringSection = Field(default_factory=ScoringSection)
     align: AlignSection = Field(default_factory=AlignSection)
     quality: QualitySection = Field(default_factory=QualitySection)
     gateway: GatewaySection = Field(default_factory=GatewaySection)
@@ -382,6 +408,7 @@ class Config(Section):
     simulate: SimulateSection = Field(default_factory=SimulateSection)
 
     _folder: Path = PrivateAttr(default=Path())
+    _model: Model | None = PrivateAttr(default=None)
 
     def in_folder(self, folder: Path) -> Config:
         """Say which folder relative paths are counted from.
@@ -420,6 +447,23 @@ class Config(Section):
         """The files to serve, absolute."""
         return tuple(map(self._place, self.simulate.files))
 
+    @property
+    def model_path(self) -> Path:
+        """The model's folder, absolute."""
+        return self._place(self.scoring.model) if self.scoring.model else BUNDLED
+
+    def model(self) -> Model | None:
+        """Load the sequence scorer's model, once.
+
+        Returns
+        -------
+        Model | None
+            None where that scorer is not used. A `models.errors.ArtifactError` says why the model is refused.
+        """
+        if self._model is None and "sequence" in self.scoring.scorers:
+            self._model = load_model(self.model_path)
+        return self._model
+
     def retention(self) -> Retention:
         """Make the log's retention.
 
@@ -436,13 +480,15 @@ class Config(Section):
         Returns
         -------
         pipeline.Settings
-            Those that are not configured are the pipeline's own.
+            Those that are not configured are the pipeline's own; an `ArtifactError` as by `model`.
         """
         align, quality = self.align, self.quality
         return pipeline.Settings(
             source=self.name,
             learn_s=self.detection.learn,
             persist_s=self.detection.persist,
+            scorers=self.scoring.scorers,
+            model=self.model(),
             detection=detection.Settings(false_alarms_per_day=self.detection.false_alarms_per_day),
             align=AlignSettings(
                 lateness_s=align.lateness,
@@ -536,10 +582,16 @@ def oddities(config: Config) -> Iterator[str]:
         yield "log.retention is shorter than store.snapshot_every: a crash loses frames that are not in a snapshot"
     if 0 < config.log.retention < config.archive.file_span:
         yield "log.retention is shorter than archive.file_span: frames go before they are archived"
+    if config.scoring.model and "sequence" not in config.scoring.scorers:
+        yield "scoring.model is not used: scoring.scorers has no sequence"
     if 0 < config.archive.retention < config.archive.compact_after:
         yield "archive.retention is shorter than archive.compact_after: days go before they are joined"
     if not config.gateway.connections and not config.simulate.files:
         yield "gateway.connections is empty: there is nothing to watch"
+    yield from _odd_connections(config)
+
+
+def _odd_connections(config: Config) -> Iterator[str]:
     for key, connection in _connections(config):
         if connection.udp_port and connection.transport in {"tcp", "tcp-spontaneous"}:
             yield f"{dotted(key)}.udp_port is not used with transport {connection.transport}"

@@ -23,6 +23,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from gridsense.config import Config, load
+from gridsense.demo.sightings import Sightings
 from gridsense.demo.summary import Outcome
 from gridsense.demo.wire import Recording, Wire, read_recording
 from gridsense.errors import InputError, UsageError
@@ -79,7 +80,8 @@ def run(console: Console, speed: float | None = None, folder: Path | None = None
         labels = read_labels(place / LABELS)
         learned = None
         try:
-            learned = _learn(console, read_recording(place / AMBIENT))
+            settings = _config(place / STREAM, Path(scratch), 1.0).pipeline_settings()
+            learned = _learn(console, read_recording(place / AMBIENT), settings)
             recording = read_recording(place / STREAM)
         except KeyboardInterrupt:
             console.print("stopped before the stream began")
@@ -103,6 +105,7 @@ def run(console: Console, speed: float | None = None, folder: Path | None = None
         busy_s=watch.busy_s,
         speed=speed,
         whole=whole,
+        sightings=watch.sightings.of(watch.events.values()),
     )
     console.print(outcome)
     return outcome
@@ -138,9 +141,9 @@ def _bundled(folder: Path | None) -> Iterator[Path]:
         yield path
 
 
-def _learn(console: Console, recording: Recording) -> Learned:
+def _learn(console: Console, recording: Recording, settings: Settings) -> Learned:
     """Let a pipeline see ordinary operation, as fast as it goes."""
-    wire, pipeline = Wire(recording), Pipeline(Settings())
+    wire, pipeline = Wire(recording), Pipeline(settings)
     pmus = sum(len(b.table.pmus) for b in recording.batches)
     what = f"learning what is typical of {pmus} PMUs from {recording.length_s:.0f} s of ordinary operation"
     if not console.is_terminal:
@@ -173,6 +176,7 @@ class _Watch:
         self.speed = speed
         self.events: dict[str, Event] = {}
         self.shown_ns: dict[str, int] = {}
+        self.sightings = Sightings()
         self.begin_s = time.monotonic()
         self.busy_s = 0.0
         self.sent: SentCounts | None = None
@@ -220,6 +224,8 @@ class _Watch:
         for event in (*step.events, *step.lasting):
             self.events[event.id] = event
             self.shown_ns.setdefault(event.id, now_ns)
+        for output in step.outputs:
+            self.sightings.take(output)
         self.busy_s += step.took_s
         if self._simulator is not None:
             self.sent = self._simulator.counts

@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from gridsense.demo.sightings import Sighting
 from gridsense.events import Cause
 from gridsense.judging import Finding, Verdict, rows
 from gridsense.screen import STYLE
@@ -38,6 +39,8 @@ class Outcome:
         At which it was paced; 0 for as fast as it goes.
     whole
         The stream was watched to its end.
+    sightings
+        By event: which scorer saw it first, and which most plainly.
     """
 
     verdict: Verdict
@@ -51,6 +54,7 @@ class Outcome:
     busy_s: float
     speed: float
     whole: bool
+    sightings: Mapping[str, Sighting]
 
     @property
     def grid(self) -> tuple[Finding, ...]:
@@ -86,8 +90,10 @@ class Outcome:
         )
         table.add_column("cause")
         table.add_column("what happened", no_wrap=True)
-        for name in ("times", "found", "raised\nafter", "on screen\nafter"):
+        for name in ("times", "found", "raised\nafter", "shown\nafter"):
             table.add_column(name, justify="right", no_wrap=True)
+        for name in ("seen first\nby", "stronger\nby"):
+            table.add_column(name, overflow="fold")
         table.add_column("called", overflow="fold")
         before: bool | None = None
         for row in rows([self.verdict]):
@@ -106,6 +112,8 @@ class Outcome:
                 Text(f"{row.found} MISSED" if missed and grid else str(row.found), style),
                 "" if math.isnan(row.delay_p90_s) else f"{round(row.delay_p90_s, 1) + 0.0:.1f} s",
                 self._screen_delay(findings),
+                _scorers(sighting.first for sighting in self._sightings(findings)),
+                _scorers(sighting.most for sighting in self._sightings(findings)),
                 _called(findings) + (f", {row.called_grid} CALLED GRID" if row.called_grid else ""),
             )
         return table
@@ -113,6 +121,11 @@ class Outcome:
     def _screen_delay(self, findings: Sequence[Finding]) -> str:
         waits = [(self.shown_ns[f.event.id] - f.label.onset_ns) / 1e9 for f in findings if f.event is not None]
         return f"{np.percentile(waits, 90):.1f} s" if waits else ""
+
+    def _sightings(self, findings: Sequence[Finding]) -> list[Sighting]:
+        """Say how the answering events were seen, those by a scorer."""
+        ids = [f.event.id for f in findings if f.event is not None]
+        return [self.sightings[name] for name in ids if name in self.sightings]
 
     def _lines(self) -> Iterable[Text]:
         grid, other, verdict = self.grid, self.measurement, self.verdict
@@ -149,6 +162,11 @@ def _called(findings: Sequence[Finding]) -> str:
         for e in f.events
     )
     return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in names.most_common()) or "no event"
+
+
+def _scorers(names: Iterable[str]) -> str:
+    """Name the scorers, the most frequent first."""
+    return ", ".join(f"{name} {n}" if n > 1 else name for name, n in Counter(filter(None, names)).most_common())
 
 
 def _sum(what: str, words: str, *, good: bool | None = None) -> Text:

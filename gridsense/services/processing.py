@@ -23,6 +23,7 @@ from gridsense.life import Heartbeat, LifeServer, Readiness
 from gridsense.metrics import LogMetrics, ProcessorMetrics, Restore, ServiceMetrics, SourceStatus
 from gridsense.pipeline import Learned
 from gridsense.processor import READER, Observer, Processor, Settings, Step
+from gridsense.sequence import Model
 from streams.errors import LogError
 from streams.gateway.clock import SteadyClock
 from streams.log import DEAD_LETTERS, FRAMES, Log
@@ -142,7 +143,7 @@ def process(
     with ExitStack() as stack:
         stack.enter_context(alone(config.store_path))
         reading = stack.enter_context(_opened(config))
-        meter = _Meter(config, reading)
+        meter = _Meter(config, reading, settings.pipeline.model)
         processor = Processor(settings, reading, config.store_path, (meter, *observers), clock.now_ns, learned=learned)
         meter.processor = processor
         stack.enter_context(meter.served())
@@ -187,7 +188,7 @@ def _opened(config: Config) -> Iterator[Log]:
 class _Meter:
     """Counts what the processor does, and serves it."""
 
-    def __init__(self, config: Config, reading: Log) -> None:
+    def __init__(self, config: Config, reading: Log, model: Model | None) -> None:
         self.heartbeat = Heartbeat()
         self.trouble = "the state is being restored"
         self.processor: Processor | None = None
@@ -197,6 +198,7 @@ class _Meter:
         ServiceMetrics(self._registry, self.heartbeat.age_s)
         self._metrics = ProcessorMetrics(self._registry, lambda: self._sources)
         LogMetrics(self._registry, lambda: open_log(config.log_path), {FRAMES: [READER], DEAD_LETTERS: []})
+        self._model = model
         self._sources: tuple[SourceStatus, ...] = ()
         self._behind_s = 0.0
         self._noted_s = 0.0
@@ -229,7 +231,10 @@ class _Meter:
         for output in step.outputs:
             for track, layer in zip(output.scored.ticks.tracks, output.scored.layers, strict=True):
                 if layer.missing_s.size:
-                    metrics.learning(track.name, float(layer.missing_s[-1].max()))
+                    missing_s = layer.missing_s[-1]
+                    metrics.learning(track.name, float(missing_s.max()), int((missing_s > 0).sum()))
+            if self._model is not None and output.scored.forecast is not None:
+                metrics.model(self._model.identity)
         if step.latency_s:
             metrics.scored(
                 max(int(o.scored.ticks.time_ns[-1]) for o in step.outputs if len(o.scored.ticks.time_ns)),
