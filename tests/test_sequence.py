@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -316,3 +316,18 @@ def test_after_a_fault_of_five_frames_scores_are_ordinary_again_within_eight_sec
     for track in (0, 1):
         assert (run.score(track)[(since > 0) & (since < 0.4)].max(0) > 30).all()
         assert np.nanmax(run.score(track)[since > 8]) < 13
+
+
+def test_where_another_pmu_has_more_views_what_was_learned_stays() -> None:
+    old = scorers_of(2)
+    run = played(old, ambient(11, 45, 2))
+    twice = (CHANNELS[VOLTAGE], replace(CHANNELS[VOLTAGE], name="V2"))
+    table = ChannelTable((*table_of(2).pmus, Pmu("new", 9, "new", 60, twice, "north")))
+    assert table.width == old.table.width
+    new = Scorers(old.settings, table, quadratic=False, model=scoring_model(RATE), learn_s=LEARN_S)
+    before, after = run.state.sequence, new.carry(old, run.state).sequence
+    assert before is not None
+    assert after is not None
+    for old_layer, layer in zip(before.layers, after.layers, strict=True):
+        assert layer.reference.learned.tolist() == [True, True, False]
+        np.testing.assert_array_equal(layer.reference.centre[:2], old_layer.reference.centre)
