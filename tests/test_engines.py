@@ -28,8 +28,12 @@ from tests.reference.small_network import frames, small_weights
 
 JAX = importlib.util.find_spec("jax") is not None
 TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
-needs_jax = pytest.mark.skipif(not JAX, reason="JAX is not installed (gridsense-pmu[jax]): its engine is not tested")
-needs_tensorflow = pytest.mark.skipif(not TENSORFLOW, reason="TensorFlow is not installed: its engine is not tested")
+needs_jax = pytest.mark.skipif(
+    not JAX, reason="JAX is not installed: these run in .venv-engines (test_engines_environment.py)"
+)
+needs_tensorflow = pytest.mark.skipif(
+    not TENSORFLOW, reason="TensorFlow is not installed: these run in .venv-engines (test_engines_environment.py)"
+)
 
 Make = Callable[[Weights, Path], Engine]
 
