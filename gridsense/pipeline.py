@@ -76,10 +76,13 @@ class Learned:
         The derived signals that were learned.
     references
         By the name of the layer, in the order of the table.
+    model
+        Identity of the network whose surprise was learned; empty where none was.
     """
 
     table: ChannelTable
     references: Mapping[str, Reference]
+    model: str = ""
 
     @property
     def ready(self) -> bool:
@@ -280,6 +283,8 @@ class Pipeline:
     @property
     def threshold(self) -> float:
         """-ln p above which the grid's fastest score is an event."""
+        if self._stages:
+            return self._stages.detector.thresholds[0]
         scorers = self.settings.scorers
         layers = scoring.LAYERS * ("quadratic" in scorers) + sequence.LAYERS * ("sequence" in scorers)
         return detection.threshold(self.settings.detection, 1.0, layers)
@@ -328,7 +333,7 @@ class _Stages:
             settings.detection, signals, settings.source, rate_hz, hop, windows_s, echoes_s
         )
         if old is None:
-            self.score = self.scorers.initial(_references(learned, signals))
+            self.score = self.scorers.initial(_references(learned, signals, self.scorers.model))
         else:
             self.score = self.scorers.carry(old.scorers, old.score)
         self.outage, self.detect = self.outages.initial(), self.detector.initial()
@@ -373,7 +378,7 @@ class _Stages:
 
     def learned(self) -> Learned:
         """Take out what is typical by now."""
-        return Learned(self.scorers.table, self.scorers.references(self.score))
+        return Learned(self.scorers.table, self.scorers.references(self.score), self.scorers.model)
 
     def _judge(self, run: align.Aligned) -> list[Output]:
         self.quality, judged = quality.judge(self.quality, run)
@@ -431,8 +436,8 @@ def _scorers(settings: Settings, table: ChannelTable, rate_hz: float, *, told: b
     return scoring.Scorers(made, table, quadratic=quadratic, model=model, learn_s=settings.learn_s)
 
 
-def _references(learned: Learned | None, table: ChannelTable) -> dict[str, Reference] | None:
-    """Find what was learned of a table's PMUs; the others learn anew."""
+def _references(learned: Learned | None, table: ChannelTable, model: str) -> dict[str, Reference] | None:
+    """Find what was learned of a table's PMUs; the others learn anew, and with another network so do all."""
     if learned is None or (_places(learned, table) < 0).all():
         return None
     place, count = _places(learned, table), len(table.pmus)
@@ -440,4 +445,5 @@ def _references(learned: Learned | None, table: ChannelTable) -> dict[str, Refer
     return {
         name: take_streams(join_streams([blank_reference(count, reference.used.shape[1]), reference]), where)
         for name, reference in learned.references.items()
+        if learned.model == model or name not in sequence.NAMES
     }

@@ -133,6 +133,7 @@ class Scorers:
         self.settings = settings
         self.table = table
         self.quadratic = quadratic
+        self.model = model.identity if model else ""
         self.sequence = sequence.SequenceScorer(model, table, settings.hop, learn_s) if model else None
         self.tick_ns = round(settings.hop / settings.rate_hz * 1e9)
         layers = settings.layers if quadratic else ()
@@ -321,22 +322,6 @@ class Scorers:
         if self.sequence and state.sequence:
             found += tuple(layer.reference for layer in self.sequence.settle(state.sequence).layers)
         return dict(zip(self.names, found, strict=True))
-
-    def missing_s(self, scored: Scored) -> float:
-        """Say how much reference the fastest scorer still wants.
-
-        Parameters
-        ----------
-        scored
-            The newest ticks.
-
-        Returns
-        -------
-        float
-            Seconds, of the PMU that wants most; 0 where all have learned.
-        """
-        missing = scored.layers[0].missing_s
-        return float(missing[-1].max()) if missing.size else 0.0
 
     def typical(self, state: State) -> dict[str, tuple[str, ...]]:
         """Put into words what is typical of each PMU, as the newest fit's reference has it; nothing without it.

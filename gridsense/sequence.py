@@ -35,7 +35,8 @@ AHEAD = ("next", "half_second", "two_seconds")
 """How far ahead a reading was predicted, in the words of an explanation."""
 FRAME = "sequence"
 SECOND = "sequence_1s"
-LAYERS = 2
+NAMES = (FRAME, SECOND)
+LAYERS = len(NAMES)
 """Single frames, the last second."""
 FLOOR = 0.5
 """Share of a PMU's predicted readings that must be there to be scored."""
@@ -147,9 +148,10 @@ class SequenceScorer:
         self.predicted = layout.predicted
         needed = max(50, math.ceil(learn_s * spec.rate_hz / hop))
         horizons = len(spec.horizons)
+        # A second's mean of what was predicted two seconds before hangs together for three.
         self.kinds = (
             Kind(FRAME, spec.rate_hz, hop, hop, self.ticks, needed, FLOOR, (False,) * horizons),
-            Kind(SECOND, spec.rate_hz, hop, hop, 2 * self.ticks, needed, FLOOR, (False,) * horizons + (True,)),
+            Kind(SECOND, spec.rate_hz, hop, hop, 3 * self.ticks, needed, FLOOR, (False,) * horizons + (True,)),
         )
         self.descriptors = (AHEAD[:horizons], (*AHEAD[:horizons], "next_spread"))
         self.windows_s = (hop / spec.rate_hz, self.second / spec.rate_hz)

@@ -10,7 +10,7 @@ compile=("${LOCKER:-.venv-tools/bin/pip-compile}" --quiet --generate-hashes --al
 "${compile[@]}" "$@" --output-file requirements.txt pyproject.toml
 "${compile[@]}" "$@" --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
 "${compile[@]}" "$@" --output-file requirements-tools.txt requirements-tools.in
-"${compile[@]}" "$@" --extra jax --constraint requirements-dev.txt \
+"${compile[@]}" "$@" --extra jax --extra plot --constraint requirements-dev.txt \
   --output-file requirements-engines.txt pyproject.toml requirements-engines.in
 
 # The training environment is pinned to the digit, so there is nothing to upgrade. What comes as source alone is written

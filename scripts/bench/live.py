@@ -164,7 +164,7 @@ def spread_out(found: Learned, tables: dict[str, ChannelTable]) -> Learned:
     table = derive.initial(align.lay_out(tables).table, float(RATE)).plan.table
     place = {pmu.name: s for s, pmu in enumerate(found.table.pmus)}
     where = np.array([place[re.sub(r" \(\d+\)$", "", pmu.name)] for pmu in table.pmus])
-    return Learned(table, {name: take_streams(it, where) for name, it in found.references.items()})
+    return Learned(table, {name: take_streams(it, where) for name, it in found.references.items()}, found.model)
 
 
 class Recorder:
