@@ -12,8 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from gridsense.detect import learn
-from gridsense.pipeline import Pipeline, Settings
+from gridsense.pipeline import SCORERS, Pipeline, Settings
 from gridsense.screen import Screen
+from gridsense.sequence import load_model
 from gridsense.sources import open_source, read_rounds
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ MOMENT_S = 287.0
 def main() -> None:
     """Watch the bundled grid up to the moment, and draw."""
     bundled = ROOT / "gridsense" / "demo"
-    settings = Settings(source="demo")
+    settings = Settings(source="demo", scorers=SCORERS, model=load_model())
     learned = learn(settings, [open_source(bundled / "ambient.parquet")], lambda _: None)
     pipeline = Pipeline(settings, learned)
     screen = Screen("54 PMUs of 5 concentrators", pipeline.threshold)
