@@ -2,8 +2,9 @@
 
 Each runs in a process of its own, as real commands do, at 30 frames a second and 20 channels a PMU. Measured for every
 scored tick: the time from the arrival of its newest frame to its score. Scoring is at its full cost: what is typical
-was learned before, for all three scorers, and that is checked (the minute's computes, and is silent for its first
-minute). Prints a table, with `--profile` where the processor's time goes; with `--json` the last line is one JSON
+was learned before, by all scorers, and that is checked (the minute's computes, and is silent for its first minute). To
+the network each of these PMUs is three views: its voltage and current have three sequences. Prints a table, with
+`--profile` where the processor's time goes; with `--json` the last line is one JSON
 object. `--quick` ends within a minute. Run it on a quiet machine: p99 is what others leave.
 """
 
@@ -273,7 +274,7 @@ def rss_mib(pid: int) -> float:
 
 @contextmanager
 def line(
-    load: Load, recorded: Path, profile: Path | None = None
+    load: Load, recorded: Path, scorers: Sequence[str], profile: Path | None = None
 ) -> Iterator[tuple[Path, dict[str, subprocess.Popen[bytes]]]]:
     """Run a load: simulator, gateway and processor, each in a process of its own.
 
@@ -291,7 +292,7 @@ def line(
         simulator = stack.enter_context(running(command(*words), folder, "simulator", subprocess.PIPE))
         path = folder / "gridsense.toml"
         path.write_text(
-            '[log]\nurl = "sqlite:log.db"\nretention = "2min"\n'
+            f'[scoring]\nscorers = {list(scorers)}\n[log]\nurl = "sqlite:log.db"\nretention = "2min"\n'
             f"[metrics]\nprocessor_port = 0\ngateway_port = 0\n{_printed(simulator, load.connections)}",
             encoding="utf-8",
         )
@@ -321,9 +322,11 @@ def _printed(simulator: subprocess.Popen[bytes], connections: int) -> str:
     return text
 
 
-def measure(load: Load, recorded: Path, seconds: float, profile: Path | None, tell: Console) -> Measured:
+def measure(
+    load: Load, recorded: Path, scorers: Sequence[str], seconds: float, *, profile: Path | None, tell: Console
+) -> Measured:
     """Run a load and measure it."""
-    with line(load, recorded, profile) as (folder, children):
+    with line(load, recorded, scorers, profile) as (folder, children):
         began_s, began = time.monotonic(), {name: cpu_s(child.pid) for name, child in children.items()}
         time.sleep(seconds)
         span_s = time.monotonic() - began_s
@@ -436,6 +439,7 @@ def main() -> None:  # noqa: C901 (what is asked for, one thing after the other)
     parser.add_argument(
         "--load", action="append", default=[], metavar="CONNECTIONSxPMUS", help="instead of the usual loads"
     )
+    parser.add_argument("--scorers", default="quadratic,sequence", help="what scores (default: %(default)s)")
     parser.add_argument("--profile", action="store_true", help="show where the processor's time goes in the last load")
     for name in ("processor", "notes", "profile-to"):
         parser.add_argument(f"--{name}", type=Path, help=argparse.SUPPRESS)
@@ -447,6 +451,7 @@ def main() -> None:  # noqa: C901 (what is asked for, one thing after the other)
     console = Console(width=None if sys.stdout.isatty() else 150)
     tell = Console(stderr=True)
     loads = [Load(*map(int, words.split("x"))) for words in asked.load]
+    scorers = asked.scorers.split(",")
     rows: list[Measured] = []
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder) / "quiet.parquet"
@@ -455,7 +460,8 @@ def main() -> None:  # noqa: C901 (what is asked for, one thing after the other)
 
         def run(one: Load) -> Measured:
             tell.print(f"{one.connections:,} connections of {one.pmus_each} PMUs ...", highlight=False)
-            rows.append(measure(one, recorded, 8.0 if asked.quick else asked.seconds, profile, tell))
+            seconds = 8.0 if asked.quick else asked.seconds
+            rows.append(measure(one, recorded, scorers, seconds, profile=profile, tell=tell))
             return rows[-1]
 
         if loads or asked.quick:
@@ -463,7 +469,7 @@ def main() -> None:  # noqa: C901 (what is asked for, one thing after the other)
                 run(one)
         else:
             run(Load(500, 1))
-            largest = 10
+            largest = 4 if "sequence" in scorers else 10
             held = run(Load(largest, PDC)).held
             step = 1 if held else -1
             while 0 < largest + step <= 40 and held == (step > 0):
