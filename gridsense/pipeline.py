@@ -86,9 +86,9 @@ class Learned:
 
     @property
     def ready(self) -> bool:
-        """Whether the fastest layer of every scorer knows every PMU."""
-        fast = [self.references[name] for name in (scoring.FAST, sequence.FRAME) if name in self.references]
-        return bool(fast) and all(reference.learned.all() for reference in fast)
+        """Whether the fastest layer knows every PMU; slower ones, and the network's, may go on learning."""
+        fast = next((name for name in (scoring.FAST, sequence.FRAME) if name in self.references), None)
+        return fast is not None and bool(self.references[fast].learned.all())
 
 
 @dataclass(frozen=True, slots=True)
