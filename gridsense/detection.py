@@ -130,7 +130,7 @@ class Words:
     score
         `(K, N)` -ln p; -inf where too few PMUs have a score.
     background
-        `(K,)`: how restless the grid has been lately, which the fastest score must exceed by its threshold.
+        `(K, N)`: how restless the grid has been lately, which a score must exceed by its threshold; 0 for slow scorers.
     """
 
     threshold: NDArray[np.float64]
@@ -186,9 +186,9 @@ class State:
     recent
         `(W, S, C)`: the signals of the last `RECENT_S`.
     past
-        What the fastest scorer said of the grid at the ticks of the last `AFTERMATH_S`.
+        `(N, W)`: what each scorer said of the grid at the ticks of the last `AFTERMATH_S`; 0 of slow ones.
     background
-        Median of that before the newest window, while nothing is open; an event keeps the one that it began with.
+        `(N,)`: median of that before the newest window, while nothing is open; an event keeps what it began with.
     pending, local
         Events of PMUs alone by place on the stream axis: not yet confirmed to be alone, and raised.
     grid
@@ -205,7 +205,7 @@ class State:
     before: NDArray[np.float32]
     recent: NDArray[np.float32]
     past: NDArray[np.float64]
-    background: float
+    background: NDArray[np.float64]
     pending: dict[int, Event]
     local: dict[int, Event]
     grid: Disturbance | None
@@ -316,8 +316,10 @@ class Detector:
             refused_ns=np.full(count, NEVER),
             before=np.full((count, self.table.width), np.nan, np.float32),
             recent=np.full((self.recent, count, self.table.width), np.nan, np.float32),
-            past=np.zeros(self.jolt_ticks + max(round(AFTERMATH_S * 1e9 / self.tick_ns), self.decayed_ticks)),
-            background=0.0,
+            past=np.zeros(
+                (scorers, self.jolt_ticks + max(round(AFTERMATH_S * 1e9 / self.tick_ns), self.decayed_ticks))
+            ),
+            background=np.zeros(scorers),
             pending={},
             local={},
             grid=None,
@@ -344,7 +346,7 @@ class Detector:
         state = state.copy()
         out: list[Event] = []
         count = len(ticks.time_ns)
-        words = Words(np.array(self.thresholds), np.empty((count, len(self.windows_ns))), np.empty(count))
+        words = Words(np.array(self.thresholds), *np.empty((2, count, len(self.windows_ns))))
         hop = ticks.signals.shape[1]
         frames = np.concatenate([state.recent, ticks.signals.reshape(-1, *ticks.signals.shape[2:])])
         for k, now in enumerate(ticks.time_ns.tolist()):
@@ -399,7 +401,7 @@ class Detector:
             said.append(self._corroborated(state, i, evidence))
             whole = bool(state.armed[i].all())
             grid.append(said[i] if whole else self._corroborated(state, i, np.where(state.armed[i], evidence, np.nan)))
-            over = grid[i] - self.thresholds[i] - (0.0 if i else state.background)
+            over = grid[i] - self.thresholds[i] - state.background[i]
             if over > over_grid:
                 over_grid, grid_by = over, i
         signals = ticks.signals[k]
@@ -421,9 +423,10 @@ class Detector:
         if state.grid is not None and self._jolt(state, state.grid.event, tick):
             out.append(replace(state.grid.event, end_ns=tick.now - self.tick_ns))
             state.grid = None
-        state.past = np.append(state.past[1:], max(tick.grid[0], 0.0))
+        now = np.where(self.slow, 0.0, np.maximum(tick.said, 0.0))
+        state.past = np.concatenate([state.past[:, 1:], now[:, None]], axis=1)
         if state.grid is None:
-            state.background = float(np.median(state.past[: -self.jolt_ticks]))
+            state.background = np.median(state.past[:, : -self.jolt_ticks], axis=1)
         raised = state.grid is None and tick.grid_excess > 0
         if raised:
             state.grid = self._begin(state, tick)
@@ -443,7 +446,7 @@ class Detector:
 
     def _jolt(self, state: State, event: Event, tick: _Tick) -> bool:
         """Say whether the grid's fastest score leaps out of what the open event has decayed to."""
-        decayed = float(state.past[-self.jolt_ticks - self.decayed_ticks : -self.jolt_ticks].max())
+        decayed = float(state.past[0, -self.jolt_ticks - self.decayed_ticks : -self.jolt_ticks].max())
         settled = tick.now - event.raised_ns >= 3 * self.windows_ns[0]
         return settled and tick.grid[0] > JOLT * decayed + self.thresholds[0]
 

@@ -423,7 +423,7 @@ class Trace:
         self.threshold = float(output.grid.threshold[place])
         score = output.grid.score[:, place]
         # What stands out from how restless the grid has been lately is what the detector compares.
-        background = 0.0 if place else output.grid.background
+        background = output.grid.background[:, place]
         standing = np.maximum(np.where(np.isfinite(score), score - background, np.nan), 0)
         for time_ns, value in zip(output.scored.ticks.time_ns.tolist(), standing.tolist(), strict=True):
             if self.ticks:
