@@ -304,8 +304,7 @@ def test_every_difference_is_found(tcp: Events, figures: tuple[int, int, int]) -
     [
         {},
         dict([told("a", 10.3), told("c", 30.0)]),
-        dict([told("a", 10.0, kind="other"), told("c", 30.0)]),
-        dict([told("a", 10.0, first_pmu="other"), told("c", 30.0)]),
+        dict([told("a", 10.0, cause="data"), told("c", 30.0)]),
         dict([told("a", 10.0), told("c", 30.0), told("d", 35.0)]),
     ],
 )
@@ -313,6 +312,15 @@ def test_other_grid_events_are_no_equal_ones(udp: Events) -> None:
     assert line.same_grid(EXPECTED, EXPECTED)
     assert line.same_grid(EXPECTED, dict([told("z", 10.2), told("c", 30.0), told("y", 5.0, "comms")]))
     assert not line.same_grid(EXPECTED, udp)
+
+
+def test_an_event_near_its_threshold_may_hang_on_a_lost_reading() -> None:
+    near = dict([told("m", 20.0, minus_ln_p=line.CLEAR - 1)])
+    assert line.same_grid({**EXPECTED, **near}, EXPECTED)
+    assert line.same_grid(EXPECTED, {**EXPECTED, **near})
+    clear = dict([told("m", 20.0, minus_ln_p=line.CLEAR + 1)])
+    assert not line.same_grid({**EXPECTED, **clear}, EXPECTED)
+    assert not line.same_grid(EXPECTED, {**EXPECTED, **clear})
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ except ImportError:
     os.execv(own, [str(own), *sys.argv])  # noqa: S606 - any Python may start this; the project's own runs it
 
 GRIDSENSE = [sys.executable, "-c", "from gridsense.cli import main; main()"]
+CLEAR = 20.0
+"""-ln p of an event that does not hang on a reading or two: its threshold is 13 to 15."""
 TICK_S = 0.2
 """Onsets of the grid's events stand on ticks of this."""
 HALF_MS = 0.5e-3
@@ -84,6 +86,8 @@ class Told:
         As in `gridsense.events.Event`.
     lasts
         Its end is not known.
+    minus_ln_p
+        Its greatest score.
     """
 
     text: str
@@ -92,6 +96,7 @@ class Told:
     kind: str
     first_pmu: str
     lasts: bool
+    minus_ln_p: float = math.inf
 
 
 Events = dict[str, Told]
@@ -181,9 +186,9 @@ class Figures:
     added_causes
         Their causes.
     begun_equal
-        The events of the recording as it is begin the same: onset, cause, kind and first PMU.
+        The events of the recording as it is begin the same: onset, cause and kind.
     udp_grid_equal
-        Over UDP the same events of the grid: cause, kind and first PMU, the onset within a tick.
+        Over UDP the same events of the grid, as far as they stand clear of the threshold, the onset within a tick.
     udp_other
         Events over UDP before the end that are not of the grid, beyond those of `detect`, and those of it that are
         missing. Not promised: lost frames are such events.
@@ -236,7 +241,7 @@ def compare(file: Events, expected: Events, tcp: Events, udp: Events, end_s: flo
         unexpected=len(before.keys() - expected.keys()),
         added_after_end=len(after),
         added_causes=dict(Counter(event.cause for event in after)),
-        begun_equal=sorted(map(begun, file.values())) == sorted(map(begun, expected.values())),
+        begun_equal=sorted(begun(e)[:3] for e in file.values()) == sorted(begun(e)[:3] for e in expected.values()),
         udp_grid_equal=same_grid(expected, udp),
         udp_other=sum(map(abs, others.values())),
     )
@@ -248,7 +253,7 @@ def begun(event: Told) -> tuple[float, str, str, str]:
 
 
 def same_grid(expected: Events, found: Events) -> bool:
-    """Say whether two stores tell the same events of the grid.
+    """Say whether two stores tell the same events of the grid, where one of them knows a few readings less.
 
     Parameters
     ----------
@@ -258,15 +263,15 @@ def same_grid(expected: Events, found: Events) -> bool:
     Returns
     -------
     bool
-        As many, in their order of the same kind and first PMU, each onset within a tick.
+        Each event of one that stands `CLEAR` has its like in the other, the onset within a tick. What it is called, and
+        which PMU was the first of those that saw it at once, may hang on a reading that was lost.
     """
-    one, other = (
-        sorted((e for e in events.values() if e.cause == "grid"), key=lambda e: e.onset_s)
-        for events in (expected, found)
-    )
-    return len(one) == len(other) and all(
-        begun(a)[1:] == begun(b)[1:] and abs(a.onset_s - b.onset_s) <= TICK_S + 1e-3
-        for a, b in zip(one, other, strict=True)
+    one, other = ([e for e in events.values() if e.cause == "grid"] for events in (expected, found))
+    return all(
+        any(abs(a.onset_s - b.onset_s) <= TICK_S + 1e-3 for b in theirs)
+        for mine, theirs in ((one, other), (other, one))
+        for a in mine
+        if a.minus_ln_p > CLEAR
     )
 
 
@@ -295,7 +300,7 @@ def promises(f: Figures, tcp: Run, udp: Run, returns: int) -> list[Promise]:
             kept=wrong == 0 if f.events else None,
         ),
         Promise(
-            "the events of the file as it is begin the same: onset, cause, kind, first PMU",
+            "the events of the file as it is begin the same: onset, cause, kind",
             "equal" if f.begun_equal else "others",
             kept=f.begun_equal,
         ),
@@ -304,7 +309,9 @@ def promises(f: Figures, tcp: Run, udp: Run, returns: int) -> list[Promise]:
             ", ".join(f"{n} {cause}" for cause, n in f.added_causes.items()) or "nothing",
             kept=set(f.added_causes) <= {"comms"} if f.added_after_end else None,
         ),
-        Promise("over UDP the same events of the grid", "equal" if f.udp_grid_equal else "others", f.udp_grid_equal),
+        Promise(
+            "over UDP the same clear events of the grid", "equal" if f.udp_grid_equal else "others", f.udp_grid_equal
+        ),
     ]
     for name, run in (("TCP", tcp), ("UDP", udp)):
         sent, counted = run.sent, run.counted
@@ -614,7 +621,9 @@ def stored(path: Path) -> Events:
             told = event["data"]
             onset_s = datetime.fromisoformat(told["onset"]).timestamp()
             lasts = told["end"] is None
-            out[event["id"]] = Told(text, onset_s, told["cause"], told["kind"], told["first_pmu"], lasts)
+            out[event["id"]] = Told(
+                text, onset_s, told["cause"], told["kind"], told["first_pmu"], lasts, told["minus_ln_p"]
+            )
     return out
 
 
