@@ -282,9 +282,7 @@ class Pipeline:
 
     @property
     def threshold(self) -> float:
-        """-ln p above which the grid's fastest score is an event."""
-        if self._stages:
-            return self._stages.detector.thresholds[0]
+        """-ln p above which the grid's fastest score is an event, as far as can be said before a frame came."""
         scorers = self.settings.scorers
         layers = scoring.LAYERS * ("quadratic" in scorers) + sequence.LAYERS * ("sequence" in scorers)
         return detection.threshold(self.settings.detection, 1.0, layers)

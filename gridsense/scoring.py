@@ -198,7 +198,7 @@ class Scorers:
         if quadratic and state.quadratic:
             quadratic = take_streams(join_streams([quadratic, state.quadratic]), where)
         if self.sequence and old.sequence and state.sequence:
-            learned = self.sequence.carry(old.sequence, state.sequence)
+            learned = self.sequence.carry(old.sequence, state.sequence, where)
         return replace(fresh, slot=state.slot, quadratic=quadratic, sequence=learned)
 
     def step(self, state: State, block: Block, codes: NDArray[np.uint8]) -> tuple[State, Scored]:

@@ -25,7 +25,6 @@ from models.engines import ArrayEngine, Engine
 from models.layout import place
 from models.predictor import Forecast, Predictor
 from models.spec import Spec
-from streams.align import carried
 from streams.channels import ChannelTable
 
 BUNDLED = Path(predictor.__file__).parent / "bundled"
@@ -187,7 +186,7 @@ class SequenceScorer:
             layers=(first, second),
         )
 
-    def carry(self, old: SequenceScorer, state: State) -> State:
+    def carry(self, old: SequenceScorer, state: State, where: NDArray[np.intp]) -> State:
         """Go on under another table: PMUs that stay keep what they remember, the others begin.
 
         Parameters
@@ -196,6 +195,8 @@ class SequenceScorer:
             What scored until now.
         state
             Its state.
+        where
+            `(S,)`: where each PMU of a table as wide stands among those of this table and then the old ones.
 
         Returns
         -------
@@ -203,10 +204,8 @@ class SequenceScorer:
             For the first `step` under this table.
         """
         fresh = self.initial()
-        if old.table.width != self.table.width or old.model != self.model:
+        if old.model != self.model:
             return fresh
-        place, count = carried(old.table, self.table), len(self.table.pmus)
-        where = np.where(place < 0, np.arange(count), place + count)
         views, before = (s.predictor.layout.channel.shape[1] for s in (self, old))
         if views != before:  # what is typical stays; the predictor begins anew
             return replace(fresh, layers=take_streams(join_streams([fresh.layers, state.layers]), where))

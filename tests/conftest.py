@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import VirtualEnvironmentError
+from models.errors import TrainingEnvironmentError, VirtualEnvironmentError
+from models.training_environment import default_folder, python_of
 from scripts.engines import environment as engines
 from scripts.peers import environment as peers
 
@@ -16,7 +17,7 @@ from scripts.peers import environment as peers
 def made(environment: Callable[[], Path]) -> Path:
     try:
         return environment()
-    except VirtualEnvironmentError as error:
+    except (TrainingEnvironmentError, VirtualEnvironmentError) as error:
         if os.environ.get("CI"):
             pytest.fail(f"{error}: CI reaches the registries")
         pytest.skip(str(error))
@@ -32,3 +33,9 @@ def peers_python() -> Path:
 def engines_python() -> Path:
     """The interpreter of `.venv-engines`: the project with TensorFlow and JAX."""
     return made(engines.engines_python)
+
+
+@pytest.fixture(scope="session")
+def training_python() -> Path:
+    """The interpreter of the training environment: Tensor2Tensor."""
+    return made(lambda: python_of(default_folder(), print))

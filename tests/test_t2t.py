@@ -6,7 +6,6 @@ The constants that both environments must agree on are compared without it.
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import subprocess
 from pathlib import Path
@@ -15,10 +14,9 @@ import numpy as np
 import pytest
 
 from models.engines import ArrayEngine
-from models.errors import TrainingEnvironmentError
 from models.network import Weights
+from models.predictor import NARROWEST, WIDEST
 from models.spec import SLOTS, Spec
-from models.training_environment import default_folder, python_of
 from scripts.check import resume
 from scripts.check.resume import broken, check, environment, run
 
@@ -35,6 +33,7 @@ def test_both_environments_speak_of_the_same_row() -> None:
     assert (SHAPE["INPUTS"], 2 * SHAPE["ANSWERS"]) == (spec.inputs, spec.outputs)
     assert SHAPE["ROW"] == spec.inputs + spec.outputs
     assert SHAPE["SETTLING"] < SHAPE["WINDOW"]
+    assert (SHAPE["NARROWEST"], SHAPE["WIDEST"]) == (NARROWEST, WIDEST)
 
 
 def test_the_check_makes_rows_of_that_shape(tmp_path: Path) -> None:
@@ -43,16 +42,6 @@ def test_the_check_makes_rows_of_that_shape(tmp_path: Path) -> None:
         rows = np.load(tmp_path / split / "waves.npy")
         assert rows.shape[2] == SHAPE["ROW"]
         assert len(rows) % SHAPE["WINDOW"] == 0
-
-
-@pytest.fixture(scope="module")
-def training_python() -> Path:
-    try:
-        return python_of(default_folder(), print)
-    except TrainingEnvironmentError as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"{error}: CI reaches the registries")
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +22,6 @@ from gridsense.training.quiet import Omission, Signals, Stretch, fit, omitted_la
 from gridsense.training.records import Splits
 from gridsense.training.session import Order, fingerprint, open_work
 from models.artifact import open_artifact
-from models.errors import TrainingEnvironmentError
-from models.training_environment import default_folder, python_of
 from streams.archives import open_archive, read_archive, write_parquet
 from streams.channels import Channel, ChannelTable, Pmu, Quantity
 from tests.reference.small_grid import RATE, START_NS, small_grid
@@ -321,13 +318,8 @@ def test_a_place_that_is_no_models_and_wrong_options_are_refused_at_once(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("training_python")
 def test_tensor2tensor_trains_on_the_bundled_stream(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        python_of(default_folder(), print)
-    except TrainingEnvironmentError as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"{error}: CI reaches the registries")
-        pytest.skip(str(error))
     batches = [b for b in read_archive(open_archive(ROOT / "gridsense" / "demo" / "ambient.parquet")) if len(b.time_ns)]
     some = [b for b in batches if b.table == batches[0].table]
     end_ns = int(some[0].time_ns[0]) + 100 * S

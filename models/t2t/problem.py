@@ -18,10 +18,8 @@ from tensor2tensor.layers import modalities
 from tensor2tensor.utils import registry
 
 from .errors import TrainingError
-from .shape import ANSWERS, CHANNELS, HORIZONS, INPUTS, ROW, SETTLING, WINDOW
+from .shape import ANSWERS, CHANNELS, HORIZONS, INPUTS, NARROWEST, ROW, SETTLING, WIDEST, WINDOW
 
-NARROWEST, WIDEST = -5.0, 4.0
-"""Bounds of the logarithm of a spread."""
 HIDDEN_WINDOWS = 0.25
 """Share of examples in which some channels are hidden, as they are in views without them and beside dead sensors."""
 HIDDEN_CHANNELS = 0.4

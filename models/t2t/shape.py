@@ -20,5 +20,7 @@ ANSWERS = CHANNELS * HORIZONS
 ROW = INPUTS + 2 * ANSWERS
 WINDOW = 192
 """Frames of one example, 6.4 s at 30 a second."""
+NARROWEST, WIDEST = -5.0, 4.0
+"""Bounds of the logarithm of a spread."""
 SETTLING = 30
 """First frames of an example that count for nothing: a network that has seen nothing cannot know."""
