@@ -17,9 +17,58 @@ CONFIGURATIONS = "pmu.config"
 """Compacted: the newest configuration of each key, for readers that begin after it was sent."""
 DEAD_LETTERS = "pmu.deadletter"
 """What could not be used, with the reason in `note`."""
+SCORES = "pmu.scores"
+"""What the scorers say of each PMU at each tick."""
+PREDICTIONS = "pmu.predictions"
+"""What the network expects of each channel."""
+REGIONAL = "pmu.regional"
+"""What each region says of itself, for who joins regions: its events of the grid, and how far it has come."""
+EVENTS = "pmu.events"
+"""CloudEvents, by id: each as it was raised, and again as it was when it had ended."""
+STATE = "pmu.state"
+"""Compacted: pieces of snapshots."""
+JOIN_STATE = "pmu.join.state"
+"""Compacted: the same, of who joins regions."""
+STATUS = "pmu.status"
+"""Compacted: what each service says of itself."""
 
 READ_BYTES = 1 << 22
 """Bytes of values that one read returns, as a rule."""
+
+
+def region_of(key: str) -> str:
+    """Name the region of a connection: what is scored together.
+
+    Parameters
+    ----------
+    key
+        Of a record: ``region/name``, or ``name`` alone.
+
+    Returns
+    -------
+    str
+        Empty where it has none.
+    """
+    region, slash, _ = key.partition("/")
+    return region if slash else ""
+
+
+def is_mark(key: str, value: bytes) -> bool:
+    """Tell a record that only says what time it is.
+
+    Parameters
+    ----------
+    key
+        Of a record.
+    value
+        Its value.
+
+    Returns
+    -------
+    bool
+        True where the value is empty, and the key names nobody: it is empty, or a region with a slash alone.
+    """
+    return not value and (not key or key.endswith("/"))
 
 
 class Record(NamedTuple):
@@ -30,7 +79,8 @@ class Record(NamedTuple):
     time_ns
         When it came, UTC nanoseconds by the writer's clock.
     key
-        Who it is of: the name of a connection. Empty: of nobody; with an empty value it only says what time it is.
+        Who it is of: the name of a connection, behind that of its region and a slash where it has one. With an empty
+        value and no name it only says what time it is: for one region, or, where the key is empty, for everybody.
     value
         Bytes, untouched: whole frames, one or several after another.
     note
