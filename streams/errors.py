@@ -8,7 +8,10 @@
     ├── AlignmentError      sources cannot stand on one reporting grid
     ├── SettingsError       what a service is told contradicts itself
     └── LogError            the log cannot be read or written
-        └── LogFullError    there is no room for it now
+        ├── LogFullError         there is no room for it now
+        ├── UnreachableError     no server of it answers
+        ├── DeniedError          its servers do not let us in, or not do this
+        └── FencedError          another instance has taken over what was ours
 
 A class exists only where a caller catches it differently. A message says what, which, and what to do.
 """
@@ -50,3 +53,15 @@ class LogError(StreamsError):
 
 class LogFullError(LogError):
     """There is no room to write now; it may be tried again."""
+
+
+class UnreachableError(LogError):
+    """No server of the log answers; it may be tried again."""
+
+
+class DeniedError(LogError):
+    """The log's servers refuse us: wrong credentials, an unknown certificate, or no right to do this."""
+
+
+class FencedError(LogError):
+    """Another instance has taken over what was ours: let go of it, and do not try again."""

@@ -20,7 +20,7 @@ from gridsense.cli import app
 ROOT = Path(__file__).parents[1]
 ROOMS = ("baselines", "gridsense", "models", "streams")
 MAY_IMPORT = {
-    "streams": {"comtrade", "numpy", "pyarrow", "dpkt", "fastcrc", "msgspec"},
+    "streams": {"comtrade", "numpy", "pyarrow", "dpkt", "fastcrc", "kafka", "msgspec"},
     "baselines": {"numpy", "scipy"},
     "models": {"numpy", "array_api_compat", "safetensors"},
     "gridsense": {
@@ -40,6 +40,8 @@ MAY_IMPORT = {
         "models",
     },
 }
+DISTRIBUTIONS = {"kafka": "kafka-python"}
+"""By the name that is imported, the name that is declared, where it is another."""
 OPTIONAL_IN = {"models/engines.py": {"jax"}, "models/saved_model.py": {"tensorflow"}}
 """What an extra of the project brings."""
 TRAINING = ROOT / "models" / "t2t"
@@ -175,7 +177,7 @@ def test_each_room_imports_only_what_it_may(room: str) -> None:
 
 
 def names_of(requirements: list[str]) -> set[str]:
-    return {re.split(r"[<>=~; ]", r)[0].lower().replace("_", "-") for r in requirements}
+    return {re.split(r"[\[<>=~; ]", r)[0].lower().replace("_", "-") for r in requirements}
 
 
 def test_what_the_rooms_import_is_declared() -> None:
@@ -183,7 +185,9 @@ def test_what_the_rooms_import_is_declared() -> None:
     extras = project["optional-dependencies"]
     optional = names_of(extras["plot"] + extras["jax"] + extras["tensorflow"]) - {"tensorflow-cpu"}
     used = set().union(*MAY_IMPORT.values(), *OPTIONAL_IN.values()) - set(ROOMS)
-    assert {name.replace("_", "-") for name in used} == names_of(project["dependencies"]) | optional
+    assert {DISTRIBUTIONS.get(name, name).replace("_", "-") for name in used} == names_of(
+        project["dependencies"]
+    ) | optional
 
 
 def test_what_training_imports_is_pinned_for_it() -> None:
