@@ -29,6 +29,7 @@ from gridsense.config.reading import _lines
 from gridsense.config.sections import GatewaySection, Transport, dotted
 from gridsense.errors import UsageError
 from gridsense.sequence import BUNDLED, load_model
+from gridsense.services.receiving import connection_settings
 from gridsense.simulator import server
 from models.errors import ArtifactError
 from streams.gateway import settings as gateway
@@ -81,15 +82,111 @@ BROKEN = [
     ("name = 7", "gridsense.toml:1: name = 7: must be text in quotes"),
     ("log = 3", "gridsense.toml:1: log = 3: must be a table of keys and values"),
     (
-        '[log]\nurl = "kafka://broker:9092"',
+        '[log]\nurl = "kafka://broker"',
         (
-            'gridsense.toml:2: log.url = "kafka://broker:9092": Kafka comes with a later version; write sqlite:PATH, '
-            "such as sqlite:gridsense-log.db"
+            'gridsense.toml:2: log.url = "kafka://broker": must name each server by its host and port, such as '
+            "kafka://a:9092,b:9092"
+        ),
+    ),
+    (
+        '[log]\nurl = "kafka://127.0.0.1:9092,"',
+        (
+            'gridsense.toml:2: log.url = "kafka://127.0.0.1:9092,": must name each server by its host and port, such '
+            "as kafka://a:9092,b:9092"
+        ),
+    ),
+    (
+        '[log]\nurl = "kafka:broker:9092"',
+        (
+            'gridsense.toml:2: log.url = "kafka:broker:9092": must be kafka://HOST:PORT, or several with commas, such '
+            "as kafka://a:9092,b:9092"
         ),
     ),
     (
         '[log]\nurl = "grid.db"',
-        'gridsense.toml:2: log.url = "grid.db": must be sqlite:PATH, such as sqlite:gridsense-log.db',
+        (
+            'gridsense.toml:2: log.url = "grid.db": must be sqlite:PATH, such as sqlite:gridsense-log.db, or '
+            "kafka://HOST:PORT,HOST:PORT"
+        ),
+    ),
+    (
+        '[log]\nurl = "kafka://broker:9092"',
+        (
+            'gridsense.toml:2: kafka.protocol = "PLAINTEXT": must be SASL_SSL or SSL, or kafka.allow_plaintext true: '
+            "broker is another machine"
+        ),
+    ),
+    (
+        (
+            "kafka.protocol = 'SASL_PLAINTEXT'\nkafka.username = 'g'\nkafka.password_file = 'p'\n"
+            "log.url = 'kafka://127.0.0.1:1,[2001:db8::7]:9092'"
+        ),
+        (
+            'gridsense.toml:1: kafka.protocol = "SASL_PLAINTEXT": must be SASL_SSL or SSL, or kafka.allow_plaintext '
+            "true: 2001:db8::7 is another machine"
+        ),
+    ),
+    (
+        '[kafka]\nprefix = "north/"',
+        (
+            'gridsense.toml:2: kafka.prefix = "north/": must be letters, digits, dots, hyphens and underscores, 200 at '
+            "most"
+        ),
+    ),
+    (
+        '[kafka]\nregions = ["a", "b", "a"]',
+        'gridsense.toml:2: kafka.regions = ["a", "b", "a"]: must name each region once',
+    ),
+    ('[kafka]\nregions = ["a/b"]', 'gridsense.toml:2: kafka.regions = ["a/b"]: must hold neither # nor /'),
+    ("[kafka]\npartitions = 0", "gridsense.toml:2: kafka.partitions = 0: must be at least 1"),
+    (
+        "[kafka]\nmin_in_sync = 3\nreplication = 2",
+        "gridsense.toml:2: kafka.min_in_sync = 3: must be at most kafka.replication",
+    ),
+    ('[kafka]\nidle = "200ms"', 'gridsense.toml:2: kafka.idle = "200ms": must be a duration such as 60s, 5min or 72h'),
+    ("[kafka]\nidle = 0.2", 'gridsense.toml:2: kafka.idle = "0.2s": must be longer than kafka.mark'),
+    (
+        '[kafka]\nprotocol = "TLS"',
+        'gridsense.toml:2: kafka.protocol = "TLS": must be one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL',
+    ),
+    ('[kafka]\nusername = "g"', 'gridsense.toml:2: kafka.username = "g": must be empty: kafka.protocol is PLAINTEXT'),
+    (
+        '[kafka]\nprotocol = "SSL"\npassword_file = "p"',
+        'gridsense.toml:3: kafka.password_file = "p": must be empty: kafka.protocol is SSL',
+    ),
+    (
+        '[kafka]\nprotocol = "SASL_SSL"\npassword_file = "p"',
+        'gridsense.toml:2: kafka.username = "": must be a name: kafka.mechanism is SCRAM-SHA-512',
+    ),
+    (
+        '[kafka]\nprotocol = "SASL_SSL"\nmechanism = "PLAIN"\nusername = "g"',
+        (
+            'gridsense.toml:2: kafka.password_file = "": must be a file that holds the password, or '
+            "GRIDSENSE_KAFKA__PASSWORD set: kafka.mechanism is PLAIN"
+        ),
+    ),
+    (
+        '[kafka]\nprotocol = "SASL_SSL"\nmechanism = "OAUTHBEARER"',
+        (
+            'gridsense.toml:2: kafka.token_file = "": must be a file that holds a bearer token: kafka.mechanism is '
+            "OAUTHBEARER"
+        ),
+    ),
+    (
+        '[kafka]\nprotocol = "SASL_SSL"\nusername = "g"\npassword_file = "p"\ntoken_file = "t"',
+        'gridsense.toml:5: kafka.token_file = "t": must be empty: kafka.mechanism is SCRAM-SHA-512',
+    ),
+    (
+        '[kafka]\nca_file = "ca.pem"',
+        'gridsense.toml:2: kafka.ca_file = "ca.pem": must be empty: kafka.protocol PLAINTEXT is without TLS',
+    ),
+    (
+        '[kafka]\nprotocol = "SSL"\nkey_file = "k.pem"',
+        'gridsense.toml:3: kafka.key_file = "k.pem": must be empty, or kafka.certificate_file set too',
+    ),
+    (
+        '[kafka]\nspill = "gridsense.db"',
+        'gridsense.toml:2: kafka.spill = "gridsense.db": must be another file than the event store\'s',
     ),
     (
         '[log]\n\nretention = "3 days"',
@@ -130,8 +227,8 @@ BROKEN = [
     (
         "xyzzy = 1",
         (
-            "gridsense.toml:1: xyzzy = 1: unknown key; there are name, log, store, detection, scoring, align, quality, "
-            "gateway, metrics, logging, archive, simulate"
+            "gridsense.toml:1: xyzzy = 1: unknown key; there are name, log, kafka, store, detection, scoring, align, "
+            "quality, gateway, metrics, logging, archive, simulate"
         ),
     ),
     ("[store]\nsnapshot_every = 0.5", "gridsense.toml:2: store.snapshot_every = 0.5: must be at least 1s"),
@@ -186,6 +283,10 @@ BROKEN = [
             "gridsense.toml:1: gateway.connections[0].name: is missing: Name of the connection, in events, metrics and "
             "archives. No two alike, neither # nor / in it."
         ),
+    ),
+    (
+        f"{ONE}region = 'a/b'",
+        'gridsense.toml:3: gateway.connections[0].region = "a/b": must hold neither # nor /',
     ),
     (
         "[[gateway.connections]]\nname = 'a#b'",
@@ -447,6 +548,86 @@ def test_the_process_environment_is_read_where_none_is_given(file: Path, monkeyp
     assert load(None, environ={}).config == Config()
 
 
+# --- secrets
+
+SASL = '[kafka]\nprotocol = "SASL_SSL"\nusername = "g"\n'
+WORD = "hunter2"
+
+
+def test_a_password_comes_from_the_environment_and_is_never_shown(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRIDSENSE_KAFKA__PASSWORD", WORD)
+    file.write_text(SASL)
+    loaded = load(file)
+    assert loaded.config.kafka.password.get_secret_value() == WORD
+    assert loaded.origins["kafka.password"] == "GRIDSENSE_KAFKA__PASSWORD"
+    assert WORD not in repr(loaded)
+    assert WORD not in str(loaded.config)
+    check_config(file)
+    check_config(file, json=True)
+    told = capsys.readouterr()
+    assert WORD not in told.out + told.err
+    rows = {line.split()[0]: line.split() for line in told.out.splitlines() if line.strip()}
+    assert rows["kafka.password"][1:] == ['"***"', "GRIDSENSE_KAFKA__PASSWORD"]
+    assert rows["kafka.username"][1:] == ['"g"', "gridsense.toml:3"]
+    assert '"password":"***"' in told.out
+
+
+def test_a_password_of_digits_is_text(file: Path) -> None:
+    variables = {"GRIDSENSE_KAFKA__PASSWORD": "1234"}
+    config = read(file, SASL, **variables).config
+    assert config.kafka.password.get_secret_value() == "1234"
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "line"),
+    [
+        (
+            f"{SASL}password = '{WORD}'",
+            "",
+            (
+                'gridsense.toml:4: kafka.password = "***": must not stand in a file: set GRIDSENSE_KAFKA__PASSWORD, or '
+                "kafka.password_file"
+            ),
+        ),
+        (
+            SASL,
+            f"kafka.password={WORD}",
+            (
+                '--set kafka.password=***: kafka.password = "***": must not stand on the command line, where others '
+                "can read it: set GRIDSENSE_KAFKA__PASSWORD, or kafka.password_file"
+            ),
+        ),
+    ],
+)
+def test_a_password_in_a_file_or_on_the_command_line_is_refused(
+    file: Path, text: str, override: str, line: str
+) -> None:
+    told = mistakes(file, text, *filter(None, [override]))
+    assert line in told
+    assert WORD not in "".join(told)
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "shown"),
+    [
+        (f"{SASL}pasword = '{WORD}'", "", 'kafka.pasword = "***": unknown key; did you mean `password`?'),
+        (f"{SASL}password = ['{WORD}']", "", 'kafka.password = ["***"]: must be text in quotes'),
+        (f"[kafka.security]\nsecret = '{WORD}'", "", 'kafka.security = { secret = "***" }: unknown key'),
+        (f"kafka_password = '{WORD}'", "", 'kafka_password = "***": unknown key; did you mean `kafka.password`?'),
+        (f"log.url = 'kafka://g:{WORD}@b:9092'", "", 'log.url = "kafka://***@b:9092": must hold no credentials'),
+        ("", f"log.url=kafka://g:{WORD}@b:9092", "--set log.url=kafka://***@b:9092: log.url = "),
+        ("", f'kafka={{pasword="{WORD}"}}', '--set kafka=***: kafka.pasword = "***": unknown key'),
+        ("", f"kafka.sasl.password={WORD}", "--set kafka.sasl.password=***: kafka.sasl = "),
+    ],
+)
+def test_what_was_meant_as_a_secret_is_not_shown(file: Path, text: str, override: str, shown: str) -> None:
+    told = "\n".join(mistakes(file, text, *filter(None, [override])))
+    assert shown in told
+    assert WORD not in told
+
+
 # --- lines
 
 
@@ -573,6 +754,15 @@ SPECIAL = {
     "split": st.just(value=False),
     "concentrators": st.integers(1, 5),
     "pmus_each": st.integers(1, 5),
+    "protocol": st.just("PLAINTEXT"),
+    **dict.fromkeys(("username", "password", "password_file", "token_file", "ca_file"), st.just("")),
+    **dict.fromkeys(("certificate_file", "key_file", "key_password_file"), st.just("")),
+    "prefix": st.from_regex(r"[a-z0-9._-]{0,9}", fullmatch=True),
+    "regions": st.lists(words, unique=True, max_size=3),
+    "replication": st.integers(3, 5),
+    "min_in_sync": st.integers(0, 3),
+    "mark": st.floats(0.01, 1),
+    "idle": st.floats(1.5, 100),
     "transport": st.sampled_from(["tcp", "tcp-spontaneous", "udp-commanded"]),
 }
 
@@ -717,6 +907,21 @@ def test_every_key_of_the_pipeline_arrives() -> None:
             assert getattr(after, name) == other(getattr(before, name)), f"{part}.{name} does not arrive"
 
 
+def test_a_log_in_kafka_has_servers_and_no_file(file: Path) -> None:
+    config = read(file, 'log.url = "kafka://localhost:9092,[::1]:9093"').config
+    assert config.log_servers == ("localhost:9092", "[::1]:9093")
+    with pytest.raises(UsageError, match="this works on the embedded log alone"):
+        _ = config.log_path
+    assert read(file, "").config.log_servers == ()
+    check_config(file, overrides=("log.url=kafka://127.0.0.1:9092",))
+
+
+def test_the_key_of_a_connection_names_its_region(file: Path) -> None:
+    config = read(file, f"{ONE}region = 'north'\n[[gateway.connections]]\nname = 'two'\nport = 1").config
+    assert [it.key for it in config.gateway.connections] == ["north/one", "two"]
+    assert [it.name for it in connection_settings(config.gateway.connections)] == ["north/one", "two"]
+
+
 def test_paths_count_from_the_folder_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "grid.toml"
     outside = tmp_path.parent / "store.db"
@@ -729,6 +934,9 @@ def test_paths_count_from_the_folder_of_the_file(tmp_path: Path) -> None:
 
 
 # --- what is allowed and odd
+
+FAR = "log.url = 'kafka://b:9092'\n[kafka]"
+NEAR = "log.url = 'kafka://127.0.0.1:9092'\n[kafka]"
 
 
 @pytest.mark.parametrize(
@@ -743,6 +951,12 @@ def test_paths_count_from_the_folder_of_the_file(tmp_path: Path) -> None:
         (f"{ONE}udp_port = 7", "gateway.connections[0].udp_port is not used with transport tcp"),
         (ONE, "gateway.connections[0].id_code is 0: with transport tcp commands carry it"),
         ("", "gateway.connections is empty"),
+        ("[kafka]\ngroup = 'g'", "[kafka] is not used: log.url is sqlite:gridsense-log.db"),
+        (f"{FAR}\nallow_plaintext = true", "everything goes unencrypted to b"),
+        (f"{FAR}\nprotocol = 'SSL'\nreplication = 2", "too few copies for the death of a broker"),
+        (f"{FAR}\nprotocol = 'SSL'\ncheck_hostname = false", "can stand in for a broker"),
+        (f"{NEAR}\npredictions = true\n[scoring]\nscorers = ['quadratic']", "kafka.predictions has nothing to write"),
+        (f"{NEAR}\nregions = ['a']\n{ONE}region = 'b'", "kafka.regions does not name b"),
     ],
 )
 def test_what_is_odd_is_told(file: Path, text: str, words: str) -> None:

@@ -105,7 +105,8 @@ def _joined(origins: Iterable[str]) -> str:
 def _places(loaded: Loaded) -> str:
     """Say which files are meant, and which model."""
     config, model = loaded.config, loaded.config.model()
-    files = f"log {config.log_path}\nevent store {config.store_path}\narchive {config.archive_path}"
+    log = ", ".join(config.log_servers) or config.log_path
+    files = f"log {log}\nevent store {config.store_path}\narchive {config.archive_path}"
     if model is None:
         return files
     identity = model.identity[:IDENTITY_LETTERS]

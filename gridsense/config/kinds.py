@@ -11,12 +11,14 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, Strict, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr, Strict, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from gridsense.detect import seconds
 from gridsense.errors import UsageError
 
+HIDDEN = "***"
+"""What is shown of a secret."""
 LONGEST_S = 10 * 366 * 86_400.0
 """No duration is longer: ten years."""
 
@@ -155,6 +157,10 @@ def _plain(number: float) -> str:
     return f"{Decimal(repr(float(number))):f}".removesuffix(".0")
 
 
+def _hidden(secret: SecretStr) -> str:
+    return HIDDEN if secret.get_secret_value() else ""
+
+
 def _read_duration(value: object) -> object:
     if isinstance(value, str):
         if _NOTHING.fullmatch(value):
@@ -228,3 +234,10 @@ Flag = Annotated[bool, Strict()]
 
 Text = Annotated[str, Strict(), AfterValidator(_clean)]
 """Text on one line, not empty."""
+
+Secret = Annotated[
+    SecretStr,
+    PlainSerializer(_hidden, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "maxLength": 0}),
+]
+"""Text that is never shown, and stands in no file."""

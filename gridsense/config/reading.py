@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from gridsense.config.kinds import choices_of, toml_key, toml_text, written
-from gridsense.config.sections import Config, Key, contradictions, dotted, oddities
+from gridsense.config.agreement import contradictions, oddities
+from gridsense.config.kinds import HIDDEN, choices_of, toml_key, toml_text, written
+from gridsense.config.sections import Config, Key, dotted
 from gridsense.errors import UsageError
 
 PREFIX = "GRIDSENSE_"
@@ -31,7 +32,10 @@ DEFAULT = "default"
 
 _SHOWN = 80
 """Letters of a wrong value that are shown."""
+_FILE, _VARIABLE, _WORD = range(3)
+"""Layers, each over those before."""
 _NO_ENTRY: Any = object()
+_USERINFO = re.compile(r"//[^/]*@")
 _PLAIN_WORDS = {
     "int_type": "must be a whole number",
     "float_type": "must be a number",
@@ -120,7 +124,7 @@ class _Given:
 
     def complain(self, key: Key, value: Any, words: str, origin: _Origin) -> None:
         """Note what is wrong with a value."""
-        shown = "" if value is _NO_ENTRY else f" = {_short(toml_text(value))}"
+        shown = "" if value is _NO_ENTRY else f" = {_short(toml_text(_shown(key, value)))}"
         self.mistakes.append(_Mistake(origin, f"{_written(key)}{shown}: {words}"))
 
 
@@ -150,12 +154,12 @@ def load(path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str,
     if path:
         text = _text(path)
         given.tree = _parse(path, text)
-        given.origins = {key: _Origin(0, line, f"{path}:{line}") for key, line in _lines(text).items()}
+        given.origins = {key: _Origin(_FILE, line, f"{path}:{line}") for key, line in _lines(text).items()}
     ignored = _take_variables(given, os.environ if environ is None else environ)
     for word in overrides:
         key, equals, value = word.partition("=")
         parts = re.sub(r"\[(\w+)\]", r".\1", key.strip()).split(".")
-        origin = _Origin(2, 0, f"--set {_short(word)}")
+        origin = _Origin(_WORD, 0, f"--set {_short(f'{key}=' + _shown_word(tuple(parts), value) if equals else word)}")
         if equals and all(parts):
             given.put(parts, value.strip(), origin)
         else:
@@ -245,7 +249,7 @@ def _take_variables(given: _Given, environ: Mapping[str, str]) -> list[str]:
             continue
         parts = name.removeprefix(PREFIX).lower().split("__")
         if len(parts) > 1 or parts[0] in Config.model_fields:
-            given.put(parts, text, _Origin(1, 0, name))
+            given.put(parts, text, _Origin(_VARIABLE, 0, name))
         else:
             strangers.append(name)
     names = ", ".join(strangers)
@@ -268,6 +272,13 @@ def _validate(given: _Given, folder: Path) -> Config | None:
             config = Config.model_validate(_without(given.tree, wrong))
         except ValidationError:
             return None
+    for key in _secrets(given.tree):
+        origin = given.origin(key)
+        if origin.layer != _VARIABLE and key not in wrong:
+            variable = PREFIX + "__".join(map(str, key)).upper()
+            where = "in a file" if origin.layer == _FILE else "on the command line, where others can read it"
+            given.complain(key, HIDDEN, f"must not stand {where}: set {variable}, or {dotted(key)}_file", origin)
+            wrong.add(key)
     config = config.in_folder(folder)
     effective = dict(values(config))
     for keys, words in contradictions(config):
@@ -390,7 +401,7 @@ def _typed(key: Key, text: str) -> Any:
     """Read a value from where all is text: as TOML, unless its field takes text."""
     info = _field(key)
     takes_text = info is not None and (
-        info.annotation is str
+        info.annotation in {str, SecretStr}
         or get_origin(info.annotation) is Literal
         or any(isinstance(it, BeforeValidator) for it in info.metadata)
     )
@@ -400,6 +411,45 @@ def _typed(key: Key, text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text
+
+
+def _is_secret(key: Key) -> bool:
+    """Whether what stands at a place may be a secret: of a key for one, or of one that was perhaps meant for it."""
+    names = tuple(part for part in key if isinstance(part, str))
+    info = _field(names)
+    if info is not None:
+        return info.annotation is SecretStr
+    return bool(names) and (
+        names[0] == "kafka" or bool(difflib.get_close_matches(names[-1], ["password", "secret"], 1))
+    )
+
+
+def _shown(key: Key, value: Any) -> Any:
+    """Make of a wrong value what may be shown of it."""
+    if isinstance(value, dict):
+        return {name: _shown((*key, name), item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_shown((*key, place), item) for place, item in enumerate(value)]
+    if _is_secret(key):
+        return HIDDEN
+    return _USERINFO.sub(f"//{HIDDEN}@", value) if isinstance(value, str) else value
+
+
+def _shown_word(key: Key, text: str) -> str:
+    """Make of a value on the command line what may be shown of it."""
+    return HIDDEN if _is_secret(key) or key == ("kafka",) else str(_shown(key, text))
+
+
+def _secrets(tree: Mapping[str, Any]) -> list[Key]:
+    """Find the secrets that somebody set."""
+    keys = [(section, name) for section, info in Config.model_fields.items() for name in _secret_names(info)]
+    return [key for key in keys if _at(tree, key) is not _NO_ENTRY and _at(tree, key) != ""]
+
+
+def _secret_names(info: FieldInfo) -> list[str]:
+    section = _model(info.annotation)
+    fields = section.model_fields.items() if section else ()
+    return [name for name, inner in fields if inner.annotation is SecretStr]
 
 
 def _at(tree: Any, key: Key) -> Any:

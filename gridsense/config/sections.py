@@ -1,20 +1,21 @@
 """What can be configured: one class a section, one documented field a key. Defaults are those of the parts.
 
 In: values, from wherever. Out: a frozen `Config`, and the settings of the parts that it makes. It reads no file and no
-environment (`gridsense.config.reading` does), and what two keys say against each other is told by `contradictions`.
+environment (`gridsense.config.reading` does), and does not see what two keys say against each other (`agreement`).
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Hashable, Iterable, Iterator
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Strict
 
 from gridsense import detection, pipeline
-from gridsense.config.kinds import Bytes, Flag, Number, Seconds, Text, Whole
+from gridsense.config.kinds import Bytes, Flag, Number, Seconds, Secret, Text, Whole
+from gridsense.errors import UsageError
 from gridsense.sequence import BUNDLED, Model, load_model
 from streams.align import AlignSettings
 from streams.gateway.settings import GatewaySettings
@@ -32,7 +33,11 @@ _ALIGN = AlignSettings()
 _QUALITY = QualitySettings()
 _GATEWAY = GatewaySettings()
 _LOG = "sqlite:"
+_KAFKA = "kafka://"
+_URLS = "must be sqlite:PATH, such as sqlite:gridsense-log.db, or kafka://HOST:PORT,HOST:PORT"
 _FRAME_BYTES = 1 << 16
+_TOPIC_LETTERS = 200
+"""Of a prefix; Kafka allows 249 in a topic's name."""
 
 
 def dotted(key: Key) -> str:
@@ -53,23 +58,65 @@ def dotted(key: Key) -> str:
 
 def _log_url(url: str) -> str:
     if url.startswith("kafka:"):
-        raise ValueError("Kafka comes with a later version; write sqlite:PATH, such as sqlite:gridsense-log.db")
+        if not url.startswith(_KAFKA):
+            raise ValueError("must be kafka://HOST:PORT, or several with commas, such as kafka://a:9092,b:9092")
+        if "@" in url:
+            raise ValueError("must hold no credentials: they stand in [kafka]")
+        for server in url.removeprefix(_KAFKA).split(","):
+            _server(server)
+        return url
     path = url.removeprefix(_LOG)
     if not url.startswith(_LOG) or not path or path.startswith(("//", ":")):
-        raise ValueError("must be sqlite:PATH, such as sqlite:gridsense-log.db")
+        raise ValueError(_URLS)
     return url
 
 
-def _connection_name(name: str) -> str:
+def _server(server: str) -> None:
+    host, colon, port = server.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    named = bool(bare) and (_is_address(bare) if ":" in bare or bare != host else not set(bare) & set(" /[]?"))
+    if not (colon and named and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise ValueError("must name each server by its host and port, such as kafka://a:9092,b:9092")
+
+
+def _name(name: str) -> str:
     if "#" in name or "/" in name:
         raise ValueError("must hold neither # nor /")
     return name
+
+
+def _regions(regions: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(regions)) < len(regions):
+        raise ValueError("must name each region once")
+    return regions
+
+
+def _topic_prefix(prefix: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]*", prefix) or len(prefix) > _TOPIC_LETTERS:
+        raise ValueError("must be letters, digits, dots, hyphens and underscores, 200 at most")
+    return prefix
 
 
 def _host(host: str) -> str:
     if any(letter in " /:[]" or not letter.isprintable() for letter in host) and not _is_address(host):
         raise ValueError("must be an address or the name of a machine, without a port")
     return host
+
+
+def loopback(host: str) -> bool:
+    """Say whether a host is this machine, by its name alone.
+
+    Parameters
+    ----------
+    host
+        Address or name.
+
+    Returns
+    -------
+    bool
+        True for ``localhost`` and loopback addresses.
+    """
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _is_address(host: str) -> bool:
@@ -93,6 +140,12 @@ def _scorers(scorers: tuple[pipeline.Scorer, ...]) -> tuple[pipeline.Scorer, ...
     return tuple(scorer for scorer in pipeline.SCORERS if scorer in scorers)
 
 
+def _text(text: str) -> str:
+    if text != text.strip() or (text and not text.isprintable()):
+        raise ValueError("must be printable, without a space at either end")
+    return text
+
+
 def _path(text: str) -> str:
     if text != text.strip() or (text and not text.isprintable()):
         raise ValueError("must be a path, printable, without a space at either end")
@@ -102,6 +155,8 @@ def _path(text: str) -> str:
 Host = Annotated[Text, AfterValidator(_host)]
 HostOrNone = Annotated[str, Strict(), AfterValidator(_host)]
 PathOrNone = Annotated[str, Strict(), AfterValidator(_path)]
+TextOrNone = Annotated[str, Strict(), AfterValidator(_text)]
+Name = Annotated[Text, AfterValidator(_name)]
 Port = Annotated[Whole, Field(ge=1, le=65_535)]
 PortOrNone = Annotated[Whole, Field(ge=0, le=65_535)]
 
@@ -116,13 +171,136 @@ class LogSection(Section):
     """The log between the gateway, the processor and the archive: what came, as it came."""
 
     url: Annotated[Text, AfterValidator(_log_url)] = "sqlite:gridsense-log.db"
-    """Where the log is: sqlite:PATH, a relative path counted from this file's folder. On a local disk, not a share."""
+    """Where the log is: sqlite:PATH, a relative path counted from this file's folder, on a local disk and no share; or
+    kafka://HOST:PORT,HOST:PORT: brokers of one cluster, of which any finds the others. [kafka] says the rest then."""
 
     retention: Seconds = Field(default=72 * 3600.0, ge=0)
     """How long frames are kept. Longer: a processor that stood still for days loses nothing. 0: whatever their age."""
 
     retention_size: Bytes = Field(default=50 << 30, ge=0)
-    """How much is kept; beyond it the oldest frames go, whatever `retention` says. 0: however much."""
+    """How much is kept; beyond it the oldest frames go, whatever `retention` says. 0: however much. With Kafka: of each
+    topic, over all its partitions, one copy counted."""
+
+
+class KafkaSection(Section):
+    """Kafka as the log, where log.url is kafka://…; `gridsense topics create` makes the topics as this says."""
+
+    prefix: Annotated[str, Strict(), AfterValidator(_topic_prefix)] = ""
+    """Before the name of every topic, group and transaction: `north.` makes `north.pmu.frames`. For several
+    installations on one cluster."""
+
+    group: Name = "gridsense"
+    """Name of the processors' consumer group: those that share it share the work."""
+
+    instance: Annotated[TextOrNone, AfterValidator(_name)] = ""
+    """Name of this process in its group, another for each, such as its host's: a restart within `session` moves nothing
+    to others then (static membership). Empty: none, and whoever restarts is somebody new."""
+
+    partitions: Whole = Field(default=4, ge=1, le=10_000)
+    """Partitions of the topics of frames, scores and state: as many processors can share the work. A region lives in
+    one of them. Not to be changed while there is something in the topics."""
+
+    replication: Whole = Field(default=3, ge=1, le=100)
+    """Brokers that hold a copy of each record. 3: any one may die while another is down. 1: for a single broker, which
+    must not die."""
+
+    min_in_sync: Whole = Field(default=0, ge=0, le=100)
+    """Copies that must be written before a record counts. 0: one less than `replication`, at least 1."""
+
+    regions: Annotated[tuple[Name, ...], AfterValidator(_regions)] = ()
+    """Regions in the order in which they take partitions, in turn, so that they spread evenly; the same list
+    everywhere. One that is not named takes a partition by a hash of its name."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How connections are secured: SSL is TLS, SASL asks who we are. What is not TLS is refused to other machines, save
+    by `allow_plaintext`."""
+
+    mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN", "OAUTHBEARER"] = "SCRAM-SHA-512"
+    """How we say who we are, with SASL. Not used with PLAINTEXT and SSL."""
+
+    username: TextOrNone = ""
+    """Who we are, with SCRAM and PLAIN."""
+
+    password: Secret = Field(default_factory=lambda: SecretStr(""))
+    """Password, by the variable GRIDSENSE_KAFKA__PASSWORD alone; it is refused in a file and on a command line."""
+
+    password_file: PathOrNone = ""
+    """File that holds the password instead; a line's end after it is no part of it. Relative paths of this section
+    count from this file's folder."""
+
+    token_file: PathOrNone = ""
+    """With OAUTHBEARER: file that holds a bearer token, read anew for each connection. Whoever renews the token writes
+    the file."""
+
+    ca_file: PathOrNone = ""
+    """Certificates of the authorities that sign the brokers' (PEM). Empty: those of the system."""
+
+    certificate_file: PathOrNone = ""
+    """Our own certificate (PEM), where brokers ask for one (mTLS)."""
+
+    key_file: PathOrNone = ""
+    """Its private key (PEM). Empty: it stands in `certificate_file`."""
+
+    key_password_file: PathOrNone = ""
+    """File that holds the password of the private key, where it has one."""
+
+    check_hostname: Flag = True
+    """Whether a broker's certificate must name the host that we connect to. false lets others stand in for it."""
+
+    allow_plaintext: Flag = False
+    """Whether frames, and passwords, may go unencrypted to another machine: in a network that is secured otherwise."""
+
+    compression: Literal["none", "lz4", "zstd", "gzip"] = "none"
+    """How what we write is compressed. Less network and disk, more CPU."""
+
+    dead_letters_retention: Seconds = Field(default=720 * 3600.0, ge=0)
+    """How long what could not be used is kept. 0: whatever its age; this and the following, too, end at
+    log.retention_size."""
+
+    scores: Flag = True
+    """Whether the scores of each PMU are written, to pmu.scores."""
+
+    scores_retention: Seconds = Field(default=72 * 3600.0, ge=0)
+    """How long scores are kept. 0: whatever their age."""
+
+    predictions: Flag = False
+    """Whether what the network expected of every reading is written, to pmu.predictions: 11 kB a PMU and second."""
+
+    predictions_retention: Seconds = Field(default=6 * 3600.0, ge=0)
+    """How long predictions are kept. 0: whatever their age."""
+
+    events_retention: Seconds = Field(default=366 * 86_400.0, ge=0)
+    """How long events are kept, by age alone. 0: for ever."""
+
+    session: Seconds = Field(default=10.0, ge=1, le=1800)
+    """A process that is silent for this long is dead, and others take its partitions. Brokers allow 6 s to 30 min, as a
+    rule. Longer: slower restarts stay unnoticed, and so do deaths."""
+
+    transaction: Seconds = Field(default=10.0, ge=1, le=900)
+    """A transaction that lasts longer is aborted by the brokers, such as one whose process died. Until then nobody
+    reads beyond it."""
+
+    max_lag: Seconds = Field(default=0.0, ge=0)
+    """A processor further behind than this skips to what comes now, and says so in an event. 0: it never skips."""
+
+    mark: Seconds = Field(default=0.25, ge=0.01, le=60)
+    """Where nothing came of a region for this long, the gateway writes down what time it is, so that windows close."""
+
+    idle: Seconds = Field(default=10.0, ge=0.1)
+    """Where not even that came for this long, as without a gateway, the processor writes it."""
+
+    join_patience: Seconds = Field(default=5.0, ge=0)
+    """How long the events of one region wait for regions that are behind, before they are joined without them."""
+
+    spill: Text = "gridsense-spill.db"
+    """File in which a gateway keeps what Kafka does not take, a relative path counted from this file's folder."""
+
+    spill_size: Bytes = Field(default=10 << 30, ge=1 << 20)
+    """How much it keeps there; beyond it the newest frames are dropped and counted."""
+
+    standby: Flag = False
+    """Whether this gateway receives only while no other of the same group does: two of the same configuration, one of
+    them waiting."""
 
 
 class StoreSection(Section):
@@ -253,8 +431,12 @@ class QualitySection(Section):
 class ConnectionSection(Section):
     """One PMU or concentrator that the gateway reads."""
 
-    name: Annotated[Text, AfterValidator(_connection_name)]
+    name: Name
     """Name of the connection, in events, metrics and archives. No two alike, neither # nor / in it."""
+
+    region: Annotated[TextOrNone, AfterValidator(_name)] = ""
+    """What it is scored together with: all connections of a region share a reference. With Kafka a region is processed
+    in one place, and several regions in several. Neither # nor / in it. Empty: all that have none are one."""
 
     host: Host = "127.0.0.1"
     """Address or name of the device. With `udp`: from which datagrams are taken."""
@@ -274,6 +456,11 @@ class ConnectionSection(Section):
 
     local_host: HostOrNone = ""
     """Our own address for UDP data. Empty: 127.0.0.1 with `udp`, else the one that faces the device."""
+
+    @property
+    def key(self) -> str:
+        """Key of its records in the log."""
+        return f"{self.region}/{self.name}" if self.region else self.name
 
 
 class GatewaySection(Section):
@@ -396,6 +583,7 @@ class Config(Section):
     """What is watched, such as the name of the grid: it stands in every event."""
 
     log: LogSection = Field(default_factory=LogSection)
+    kafka: KafkaSection = Field(default_factory=KafkaSection)
     store: StoreSection = Field(default_factory=StoreSection)
     detection: DetectionSection = Field(default_factory=DetectionSection)
     scoring: ScoringSection = Field(default_factory=ScoringSection)
@@ -428,29 +616,48 @@ class Config(Section):
         return config
 
     @property
+    def log_servers(self) -> tuple[str, ...]:
+        """The brokers of a log in Kafka, ``host:port`` each; none where the log is embedded."""
+        url = self.log.url
+        return tuple(url.removeprefix(_KAFKA).split(",")) if url.startswith(_KAFKA) else ()
+
+    @property
     def log_path(self) -> Path:
-        """The log's file, absolute."""
-        return self._place(self.log.url.removeprefix(_LOG))
+        """The embedded log's file, absolute.
+
+        Raises
+        ------
+        UsageError
+            If the log is in Kafka: it has no file.
+        """
+        if self.log_servers:
+            raise UsageError(f"log.url = {self.log.url}: this works on the embedded log alone, sqlite:PATH")
+        return self.place(self.log.url.removeprefix(_LOG))
+
+    @property
+    def spill_path(self) -> Path:
+        """The file of what Kafka did not take, absolute."""
+        return self.place(self.kafka.spill)
 
     @property
     def store_path(self) -> Path:
         """The event store's file, absolute."""
-        return self._place(self.store.path)
+        return self.place(self.store.path)
 
     @property
     def archive_path(self) -> Path:
         """The archive's folder, absolute."""
-        return self._place(self.archive.folder)
+        return self.place(self.archive.folder)
 
     @property
     def simulate_paths(self) -> tuple[Path, ...]:
         """The files to serve, absolute."""
-        return tuple(map(self._place, self.simulate.files))
+        return tuple(map(self.place, self.simulate.files))
 
     @property
     def model_path(self) -> Path:
         """The model's folder, absolute."""
-        return self._place(self.scoring.model) if self.scoring.model else BUNDLED
+        return self.place(self.scoring.model) if self.scoring.model else BUNDLED
 
     def model(self) -> Model | None:
         """Load the sequence scorer's model, once.
@@ -524,115 +731,17 @@ class Config(Section):
             ),
         )
 
-    def _place(self, path: str) -> Path:
+    def place(self, path: str) -> Path:
+        """Say which file is meant by a path in the configuration.
+
+        Parameters
+        ----------
+        path
+            As it stands there.
+
+        Returns
+        -------
+        Path
+            Absolute; a relative one was counted from the folder of the configuration file.
+        """
         return (self._folder / path).absolute()
-
-
-def contradictions(config: Config) -> Iterator[tuple[tuple[Key, ...], str]]:
-    """Find keys that are right by themselves and not together.
-
-    Parameters
-    ----------
-    config
-        Any configuration.
-
-    Yields
-    ------
-    tuple[tuple[Key, ...], str]
-        The keys, first the one to change; what must be.
-    """
-    yield from _clashing_connections(config)
-    for key, connection in _connections(config):
-        if connection.transport in {"udp", "tcp-udp"} and not connection.udp_port:
-            need = f"must be a port from 1 to 65535: transport {connection.transport} takes data there"
-            yield ((*key, "udp_port"), (*key, "transport")), need
-    ports = (("metrics", name) for name in ("processor_port", "gateway_port", "archive_port"))
-    yield from _clashes((((key,), getattr(config.metrics, key[1])) for key in ports), "be a port of its own, or 0")
-    if config.gateway.backoff_min > config.gateway.backoff_max:
-        keys = ("gateway", "backoff_min"), ("gateway", "backoff_max")
-        yield keys, "must be at most gateway.backoff_max"
-    if _same_file(config.log_path, config.store_path):
-        yield (("store", "path"), ("log", "url")), "must be another file than the log's"
-    simulate = config.simulate
-    if bool(simulate.concentrators) != bool(simulate.pmus_each):
-        missing, given = ("pmus_each", "concentrators") if simulate.concentrators else ("concentrators", "pmus_each")
-        yield (("simulate", missing), ("simulate", given)), f"must be above 0: simulate.{given} is"
-    if simulate.split and simulate.concentrators:
-        yield (("simulate", "split"), ("simulate", "concentrators")), "must be false where concentrators are made"
-
-
-def oddities(config: Config) -> Iterator[str]:
-    """Say what is allowed and perhaps not meant.
-
-    Parameters
-    ----------
-    config
-        A configuration without contradictions.
-
-    Yields
-    ------
-    str
-        A sentence.
-    """
-    if not _loopback(config.metrics.host):
-        yield f"metrics.host = {config.metrics.host}: everybody who reaches this machine can read the metrics"
-    if not config.log.retention and not config.log.retention_size:
-        yield "log.retention and log.retention_size are both 0: the log grows until the disk is full"
-    if 0 < config.log.retention < config.store.snapshot_every:
-        yield "log.retention is shorter than store.snapshot_every: a crash loses frames that are not in a snapshot"
-    if 0 < config.log.retention < config.archive.file_span:
-        yield "log.retention is shorter than archive.file_span: frames go before they are archived"
-    if config.scoring.model and "sequence" not in config.scoring.scorers:
-        yield "scoring.model is not used: scoring.scorers has no sequence"
-    if 0 < config.archive.retention < config.archive.compact_after:
-        yield "archive.retention is shorter than archive.compact_after: days go before they are joined"
-    if not config.gateway.connections and not config.simulate.files:
-        yield "gateway.connections is empty: there is nothing to watch"
-    yield from _odd_connections(config)
-
-
-def _odd_connections(config: Config) -> Iterator[str]:
-    for key, connection in _connections(config):
-        if connection.udp_port and connection.transport in {"tcp", "tcp-spontaneous"}:
-            yield f"{dotted(key)}.udp_port is not used with transport {connection.transport}"
-        if not connection.id_code and connection.transport not in {"tcp-spontaneous", "udp"}:
-            yield (
-                f"{dotted(key)}.id_code is 0: with transport {connection.transport} commands carry it, "
-                "and most devices answer to their own ID code alone"
-            )
-
-
-def _connections(config: Config) -> Iterator[tuple[Key, ConnectionSection]]:
-    for place, connection in enumerate(config.gateway.connections):
-        yield ("gateway", "connections", place), connection
-
-
-def _clashing_connections(config: Config) -> Iterator[tuple[tuple[Key, ...], str]]:
-    connections = list(_connections(config))
-    names = [(((*key, "name"),), it.name) for key, it in connections]
-    yield from _clashes(names, "be a name of its own")
-    addresses = [
-        (((*key, "port"), (*key, "host")), (it.host, it.port)) for key, it in connections if it.transport != "udp"
-    ]
-    yield from _clashes(addresses, "be another port, or the host another")
-    yield from _clashes(((((*key, "udp_port"),), it.udp_port) for key, it in connections), "be a port of its own")
-    if not config.gateway.allow_shared_id_codes:
-        codes = ((((*key, "id_code"),), it.id_code) for key, it in connections)
-        yield from _clashes(codes, "be an ID code of its own, unless gateway.allow_shared_id_codes is true")
-
-
-def _clashes(values: Iterable[tuple[tuple[Key, ...], Hashable]], must: str) -> Iterator[tuple[tuple[Key, ...], str]]:
-    """Find values other than 0 that were there before."""
-    seen: dict[Hashable, tuple[Key, ...]] = {}
-    for keys, value in values:
-        first = seen.setdefault(value, keys)
-        if value != 0 and first is not keys:
-            yield (*keys, *first), f"must {must}: {dotted(first[0])} is the same"
-
-
-def _same_file(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
-
-
-def _loopback(host: str) -> bool:
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

@@ -79,7 +79,7 @@ def connection_settings(connections: Sequence[ConnectionSection]) -> list[Connec
         As the gateway wants them.
     """
     return [
-        ConnectionSettings(c.name, c.host, c.port, c.id_code, Transport(c.transport), c.udp_port, c.local_host)
+        ConnectionSettings(c.key, c.host, c.port, c.id_code, Transport(c.transport), c.udp_port, c.local_host)
         for c in connections
     ]
 
