@@ -1,0 +1,461 @@
+"""Clients of Kafka: producers, consumers and administrators, made from settings; their errors in our words.
+
+In: settings. Out: kafka-python's own clients, tuned for frames of tens of kB; a wrong password, an unknown certificate
+or a dead server is told at once and for what it is. kafka-python's log lines become few lines of ours, and what they
+would show of secrets is dropped. It sends and reads nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
+from kafka.net.compat import KafkaNetClient
+from kafka.net.connection import KafkaConnection
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.sasl.oauth import AbstractTokenProvider
+from kafka.net.selector import NetworkSelector
+
+from streams.errors import DeniedError, FencedError, LogError, LogFullError, SettingsError, UnreachableError
+from streams.kafka.settings import KafkaSettings, Mechanism, Secret, Security
+
+BATCH_BYTES = 1 << 19
+"""Of a producer's batch: a frame of 48 kB costs 0.1 ms of CPU in such batches, 0.5 ms in the default's, of one frame.
+A broker takes batches of 1 MB unless told otherwise."""
+FETCH_BYTES = 8 << 20
+"""Of one answer for one partition; one record may be larger."""
+LINGER_MS = 2
+"""How long a record waits for others of its batch."""
+RETRY_S = 3.0
+"""Attempts of `request_s` each that a producer has for a batch."""
+REPEAT_S = 60.0
+"""A line that kafka-python logs again within this time is not said again."""
+
+_log = logging.getLogger(__name__)
+_TELLTALES = ("kafka.net.connection", "kafka.protocol.parser", "kafka.admin.client", "kafka.net.sasl")
+"""Loggers whose debugging lines hold whole requests or settings."""
+_TRANSLATIONS: tuple[tuple[tuple[type[Exception], ...], type[LogError], str], ...] = (
+    (
+        (
+            errors.AuthorizationError,
+            errors.SaslAuthenticationFailedError,
+            errors.UnsupportedSaslMechanismError,
+            errors.IllegalSaslStateError,
+            errors.SecurityDisabledError,
+        ),
+        DeniedError,
+        "the servers refuse us, or we them ({}): check credentials, certificates and rights (ACLs)",
+    ),
+    (
+        (
+            errors.FencedInstanceIdError,
+            errors.FencedMemberEpochError,
+            errors.IllegalGenerationError,
+            errors.InvalidProducerEpochError,
+            errors.ProducerFencedError,
+            errors.TransactionCoordinatorFencedError,
+            errors.UnknownMemberIdError,
+        ),
+        FencedError,
+        "another instance has taken over ({}): this one must stop or begin anew",
+    ),
+    (
+        (
+            errors.KafkaStorageError,
+            errors.NotEnoughReplicasAfterAppendError,
+            errors.NotEnoughReplicasError,
+            errors.ThrottlingQuotaExceededError,
+        ),
+        LogFullError,
+        "the servers cannot take it now ({}): see their disks and replicas; then try again",
+    ),
+    (
+        (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError),
+        LogError,
+        "a record is too large ({}): raise kafka.record_bytes, and max.message.bytes of the topic",
+    ),
+    (
+        (errors.UnknownTopicOrPartitionError,),
+        LogError,
+        "there is no such topic or partition ({}): make it by `gridsense topics create`",
+    ),
+    (
+        (
+            errors.BrokerNotAvailableError,
+            errors.KafkaConnectionError,
+            errors.KafkaTimeoutError,
+            errors.MetadataEmptyBrokerList,
+            errors.NodeNotReadyError,
+            errors.RequestTimedOutError,
+        ),
+        UnreachableError,
+        "no answer ({}): see whether the servers run and can be reached",
+    ),
+)
+"""Kinds of errors, ours, and what to say."""
+
+_Client = TypeVar("_Client")
+
+
+def translation(error: Exception, what: str) -> LogError:
+    """Say in our words what kafka-python raised.
+
+    Parameters
+    ----------
+    error
+        Its error.
+    what
+        What was being done, and with which topic: the message begins with it.
+
+    Returns
+    -------
+    LogError
+        To be raised from it.
+    """
+    if isinstance(error, LogError):
+        return error
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    for kinds, ours, message in _TRANSLATIONS:
+        if isinstance(error, kinds) or (ours is DeniedError and "[SSL" in said):
+            return ours(f"{what}: {message.format(said)}")
+    return LogError(f"{what}: {said}")
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise our errors in place of kafka-python's; `what` is being done, and with which topic."""
+    try:
+        yield
+    except (errors.KafkaError, OSError) as error:
+        raise translation(error, what) from error
+
+
+def producer(
+    settings: KafkaSettings, *, transactional_id: str = "", transaction_s: float = 10.0, linger_ms: int = LINGER_MS
+) -> KafkaProducer:
+    """Make a producer: idempotent, acknowledged by all replicas in sync, in order.
+
+    A record whose future fails may be lost or may be written; the producer is then of no more use.
+
+    Parameters
+    ----------
+    settings
+        Of Kafka.
+    transactional_id
+        Owner of its transactions, without the prefix; empty: it has none.
+    transaction_s
+        After which the servers abort a transaction that was not finished.
+    linger_ms
+        How long a record waits for others of its batch.
+
+    Returns
+    -------
+    KafkaProducer
+        Connected. To be closed.
+    """
+    request_ms = round(settings.request_s * 1e3)
+    extra: dict[str, Any] = (
+        {
+            "transactional_id": settings.prefix + transactional_id,
+            "transaction_timeout_ms": round(transaction_s * 1e3),
+        }
+        if transactional_id
+        else {}
+    )
+    return _made(
+        settings,
+        lambda options: KafkaProducer(
+            **options,
+            **extra,
+            enable_idempotence=True,
+            acks="all",
+            max_in_flight_requests_per_connection=5,
+            batch_size=BATCH_BYTES,
+            linger_ms=linger_ms,
+            max_request_size=settings.record_bytes,
+            compression_type=settings.compression or None,
+            request_timeout_ms=request_ms,
+            delivery_timeout_ms=round(request_ms * RETRY_S),
+            max_block_ms=request_ms,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+        ),
+    )
+
+
+def consumer(
+    settings: KafkaSettings,
+    *,
+    group: str = "",
+    instance: str = "",
+    assignors: tuple[type, ...] = (),
+    session_s: float = 10.0,
+    poll_s: float = 300.0,
+    records: int = 1 << 14,
+    fetch_bytes: int = FETCH_BYTES,
+    wait_s: float = 0.25,
+) -> KafkaConsumer:
+    """Make a consumer: reads committed records alone, commits nothing by itself, and begins nowhere by itself.
+
+    Where the position is gone, polling raises `kafka.errors.OffsetOutOfRangeError`; where there is none,
+    `kafka.errors.NoOffsetForPartitionError`. It belongs to one thread.
+
+    Parameters
+    ----------
+    settings
+        Of Kafka.
+    group
+        That it is a member of, without the prefix; empty: of none.
+    instance
+        Its name as a static member; empty: it is none.
+    assignors
+        Of partitions, for members; empty: kafka-python's own choice.
+    session_s
+        Silence after which a group does without it.
+    poll_s
+        Time between polls after which a group does without it.
+    records
+        Of one poll, at most.
+    fetch_bytes
+        Of one answer for one partition; one record may be larger.
+    wait_s
+        How long a server waits for records before it says that there are none.
+
+    Returns
+    -------
+    KafkaConsumer
+        Connected. To be closed.
+    """
+    extra: dict[str, Any] = {"group_id": settings.prefix + group} if group else {}
+    if instance:
+        extra["group_instance_id"] = instance
+    if assignors:
+        extra["partition_assignment_strategy"] = assignors
+    return _made(
+        settings,
+        lambda options: KafkaConsumer(
+            **options,
+            **extra,
+            isolation_level="read_committed",
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            allow_auto_create_topics=False,
+            session_timeout_ms=round(session_s * 1e3),
+            heartbeat_interval_ms=round(session_s * 1e3 / 4),
+            max_poll_interval_ms=round(poll_s * 1e3),
+            max_poll_records=records,
+            max_partition_fetch_bytes=fetch_bytes,
+            fetch_max_bytes=2 * fetch_bytes,
+            receive_message_max_bytes=3 * fetch_bytes + 2 * settings.record_bytes,
+            fetch_max_wait_ms=round(wait_s * 1e3),
+            request_timeout_ms=round(settings.request_s * 1e3),
+            metrics_enabled=False,
+        ),
+    )
+
+
+def admin(settings: KafkaSettings) -> KafkaAdminClient:
+    """Make an administrator's client: topics, offsets of groups, where partitions begin and end.
+
+    Parameters
+    ----------
+    settings
+        Of Kafka.
+
+    Returns
+    -------
+    KafkaAdminClient
+        Connected. To be closed.
+    """
+    return _made(
+        settings,
+        lambda options: KafkaAdminClient(**options, request_timeout_ms=round(settings.request_s * 1e3)),
+    )
+
+
+def hushed() -> None:
+    """Have kafka-python's loggers speak through ours, seldom, and never of what is secret."""
+    logger = logging.getLogger("kafka")
+    if any(isinstance(handler, _Relay) for handler in logger.handlers):
+        return
+    logger.addHandler(_Relay())
+    logger.propagate = False
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.WARNING)
+    for name in _TELLTALES:
+        logging.getLogger(name).addFilter(_discreet)
+
+
+def _discreet(record: logging.LogRecord) -> bool:
+    """Keep what is no debugging line."""
+    return record.levelno > logging.DEBUG
+
+
+class _Relay(logging.Handler):
+    """Says what kafka-python logs as a line of ours, each kind of line once a while. Its callers are told by errors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it, or not."""
+        now, kind = time.monotonic(), (record.name, str(record.msg)[:80])
+        if now < self._said.get(kind, 0.0):
+            return
+        if len(self._said) > 1000:  # some messages are formatted before they are logged
+            self._said.clear()
+        self._said[kind] = now + REPEAT_S
+        _log.log(min(record.levelno, logging.WARNING), "%s: %s", record.name, record.getMessage())
+
+
+class _Hidden(str):
+    """A password as kafka-python wants it, a text; where it shows its settings, this is not shown."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Say nothing."""
+        return "***"
+
+
+class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python has no types
+    """Reads a bearer token whenever a connection needs one."""
+
+    def __init__(self, security: Security) -> None:
+        super().__init__()
+        self._path = security.token_file
+
+    def token(self) -> str:
+        """Read it."""
+        try:
+            return self._path.read_text(encoding="ascii").strip() if self._path else ""
+        except (OSError, ValueError) as error:
+            raise DeniedError(f"{self._path}: no bearer token can be read there ({type(error).__name__})") from None
+
+
+class _Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
+    """Connections that remember why they failed.
+
+    kafka-python tries to connect again until its time is over, and then says no more than that; after a refused
+    password it tries again without a pause. Here the first server that refuses us ends the first attempt, and later
+    ones keep the pauses.
+    """
+
+    def __init__(self, net: NetworkSelector, **options: Any) -> None:  # its own signature
+        super().__init__(net, **options)
+        self.failure: Exception | None = None
+        self._refusals: dict[Any, Exception] = {}
+
+    def get_connection(  # its own signature
+        self,
+        node_id: Any,
+        timeout_ms: float | None = None,
+        pop_on_close: bool = True,  # noqa: FBT001, FBT002 - its own signature
+        refresh_metadata_on_err: bool = True,  # noqa: FBT001, FBT002 - its own signature
+        reset_backoff_on_connect: bool = True,  # noqa: FBT001, FBT002 - its own signature
+    ) -> KafkaConnection:
+        """Find or begin a connection."""
+        if not self.bootstrapped and node_id in self._refusals:
+            raise self._refusals[node_id]
+        known = self._conns.get(node_id)
+        connection = super().get_connection(
+            node_id, timeout_ms, pop_on_close, refresh_metadata_on_err, reset_backoff_on_connect
+        )
+        if connection is not known:
+            connection.init_future.add_errback(lambda error: self._failed(node_id, error))
+            connection.init_future.add_callback(lambda _: self._refusals.pop(node_id, None))
+        return connection
+
+    def reset_backoff(self, node_id: Any) -> None:
+        """Forget past failures, unless it failed just now."""
+        if node_id in self._refusals:
+            self.update_backoff(node_id)
+        else:
+            super().reset_backoff(node_id)
+
+    def _failed(self, node_id: Any, error: Exception) -> None:
+        self.failure = error
+        if isinstance(translation(error, ""), DeniedError):
+            self._refusals[node_id] = error
+
+
+def _made(settings: KafkaSettings, make: Callable[[dict[str, Any]], _Client]) -> _Client:
+    """Make a client; where it cannot connect, leave nothing open and say why."""
+    hushed()
+    clients: list[KafkaNetClient] = []
+
+    def network(**options: Any) -> KafkaNetClient:  # as kafka-python calls it
+        net = NetworkSelector(**options)
+        clients.append(KafkaNetClient(net, _Connections(net, **options), **options))
+        return clients[-1]
+
+    options = _options(settings) | {"kafka_client": network}
+    try:
+        return make(options)
+    except Exception as error:
+        cause: Exception = error
+        for client in clients:
+            if isinstance(error, errors.KafkaTimeoutError):
+                cause = client._manager.failure or error  # noqa: SLF001 - it is ours, there
+            with suppress(Exception):
+                client.close()
+            with suppress(Exception):
+                client._net.stop()  # noqa: SLF001 - nobody else has it
+        if not isinstance(error, (errors.KafkaError, LogError, OSError)):
+            raise
+        raise translation(cause, f"kafka {', '.join(settings.servers)}") from cause
+
+
+def _options(settings: KafkaSettings) -> dict[str, Any]:
+    """Lay out what all clients are told."""
+    security = settings.security
+    options: dict[str, Any] = {
+        "bootstrap_servers": list(settings.servers),
+        "bootstrap_timeout_ms": round(settings.request_s * 1e3),
+        "client_id": settings.client,
+        "security_protocol": str(security.protocol),
+        "reconnect_backoff_max_ms": 1000,
+    }
+    if security.protocol.encrypted:
+        options["ssl_context"] = _tls(security)
+    if security.mechanism:
+        options["sasl_mechanism"] = str(security.mechanism)
+        if security.mechanism == Mechanism.OAUTHBEARER:
+            options["sasl_oauth_token_provider"] = _TokenFile(security)
+        else:
+            options["sasl_plain_username"] = security.username
+            options["sasl_plain_password"] = _Hidden(security.password.reveal())
+    return options
+
+
+def _tls(security: Security) -> ssl.SSLContext:
+    """Say by which certificates the servers know us, and we them."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = security.check_hostname
+    try:
+        if security.ca_file:
+            context.load_verify_locations(security.ca_file)
+        else:
+            context.load_default_certs()
+    except OSError as error:
+        raise SettingsError(f"kafka: ca_file {security.ca_file} holds no certificates (PEM): {error}") from error
+    if security.certificate_file:
+        try:
+            context.load_cert_chain(security.certificate_file, security.key_file, _password(security.key_password))
+        except OSError as error:
+            raise SettingsError(
+                f"kafka: certificate_file {security.certificate_file}, key_file and key_password do not fit ({error})"
+            ) from error
+    return context
+
+
+def _password(secret: Secret) -> Callable[[], str]:
+    """Give a key file's password, if it asks; without one OpenSSL would ask the terminal."""
+    return secret.reveal
