@@ -1,0 +1,166 @@
+"""The broker that the Kafka tests run against: it answers, keeps its data, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from scripts.broker.cluster import BrokerError, Cluster
+from scripts.broker.jars import KafkaMissingError, java
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 30.0
+
+
+def produce(cluster: Cluster, topic: str, values: list[bytes]) -> None:
+    with closing(KafkaProducer(bootstrap_servers=cluster.servers, acks="all", max_request_size=16 << 20)) as producer:
+        for sent in [producer.send(topic, value) for value in values]:
+            sent.get(PATIENCE_S)
+
+
+def consume(cluster: Cluster, topic: str, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    with closing(KafkaConsumer(bootstrap_servers=cluster.servers, auto_offset_reset="earliest")) as consumer:
+        consumer.assign([TopicPartition(topic, 0)])
+        deadline_s = time.monotonic() + PATIENCE_S
+        while len(found) < count and time.monotonic() < deadline_s:
+            for records in consumer.poll(timeout_ms=200).values():
+                found += [record.value for record in records]
+    return found
+
+
+def make_topic(cluster: Cluster, topic: str) -> None:
+    with cluster.admin() as admin:
+        admin.create_topics({topic: {"num_partitions": 1, "replication_factor": cluster.brokers}})
+
+
+def is_there(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # ended, and its new parent has not asked yet
+
+
+def listening(pid: int) -> list[str]:
+    """Addresses, as the kernel writes them, that a process takes connections at."""
+    held = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return [
+        local.partition(":")[0]
+        for _, local, _, state, *_, inode in (line[:10] for line in lines)
+        if state == "0A" and f"socket:[{inode}]" in held
+    ]
+
+
+def test_a_broker_answers_on_loopback_alone(kafka: Cluster, kafka_prefix: str) -> None:
+    assert [server.rpartition(":")[0] for server in kafka.servers.split(",")] == ["127.0.0.1"]
+    topic = f"{kafka_prefix}answers"
+    make_topic(kafka, topic)
+    produce(kafka, topic, [b"a", bytes(10 << 20)])  # Kafka's own limit is 1 MB
+    assert [len(value) for value in consume(kafka, topic, 2)] == [1, 10 << 20]
+    addresses = listening(kafka.pid(0))
+    assert len(addresses) == 2  # of clients, and of the controller
+    assert set(addresses) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+@pytest.mark.slow
+def test_a_killed_broker_comes_back_with_its_data_and_a_stopped_one_leaves_nothing(
+    kafka_can_run: None,  # noqa: ARG001 a gate
+    tmp_path: Path,
+) -> None:
+    with Cluster(tmp_path) as cluster:
+        servers = cluster.servers
+        make_topic(cluster, "kept")
+        produce(cluster, "kept", [b"first"])
+        killed = cluster.pid(0)
+        cluster.kill(0)
+        assert not is_there(killed)
+        with pytest.raises(BrokerError, match="broker 0 does not run"):
+            cluster.pid(0)
+        cluster.restart(0)
+        assert cluster.servers == servers
+        produce(cluster, "kept", [b"second"])
+        assert consume(cluster, "kept", 2) == [b"first", b"second"]
+        stopped = cluster.pid(0)
+        cluster.suspend(0)  # even so
+    assert not is_there(stopped)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(servers.rpartition(":")[2])))  # free again
+
+
+@pytest.mark.slow
+def test_three_brokers_survive_the_loss_of_any_one(kafka_can_run: None, tmp_path: Path) -> None:  # noqa: ARG001 a gate
+    with Cluster(tmp_path, 3) as cluster:
+        make_topic(cluster, "kept")
+        said = []
+        for n in range(3):
+            cluster.kill(n)
+            said.append(b"without %d" % n)
+            produce(cluster, "kept", said[-1:])
+            cluster.restart(n)  # and is in sync again: else the next loss would be one too many
+        assert consume(cluster, "kept", 3) == said
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from scripts.broker.cluster import Cluster
+with Cluster(Path(sys.argv[1])) as cluster:
+    print(cluster.pid(0), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_broker_does_not_outlive_who_started_it(kafka_can_run: None, tmp_path: Path) -> None:  # noqa: ARG001 a gate
+    with subprocess.Popen([sys.executable, "-c", STARTER, tmp_path], cwd=ROOT, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        pid = int(starter.stdout.readline())
+        assert is_there(pid)
+        starter.send_signal(signal.SIGKILL)
+        starter.wait()
+        deadline_s = time.monotonic() + PATIENCE_S
+        while is_there(pid) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        assert not is_there(pid)
+
+
+def test_a_broker_that_cannot_start_says_why(kafka_can_run: None, tmp_path: Path) -> None:  # noqa: ARG001 a gate
+    with (
+        pytest.raises(BrokerError, match=r"(?s)broker 0 refuses its settings.*num\.io\.threads"),
+        Cluster(tmp_path / "settings", properties={"num.io.threads": "none"}),
+    ):
+        pass
+    broken = tmp_path / "data"
+    (broken / "broker-0" / "data").mkdir(parents=True)
+    (broken / "broker-0" / "data" / "meta.properties").write_text("version=1\ncluster.id=other\nnode.id=7\n")
+    with (
+        pytest.raises(BrokerError, match=r"(?s)broker 0 ended with 1; .*kafka\.log ends with:.*node id 7"),
+        Cluster(broken),
+    ):
+        pass
+
+
+def test_without_java_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(KafkaMissingError, match="no java: Kafka needs Java 17 or later"):
+        java()
+    old = tmp_path / "java"
+    old.write_text("#!/bin/sh\necho 'openjdk version \"11.0.2\" 2019-01-15' >&2\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), "/usr/bin", "/bin"]))
+    with pytest.raises(KafkaMissingError, match=r'is openjdk version "11\.0\.2".*: Kafka needs Java 17'):
+        java()
