@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
@@ -23,7 +23,7 @@ from kafka.structs import ConsumerGroupMetadata, MemberState
 from kafka.util import Timer
 
 from streams.errors import FencedError, LogError, UnreachableError
-from streams.kafka.clients import consumer, producer, translated, translation
+from streams.kafka.clients import consumer, discard, producer, translated, translation
 from streams.kafka.records import entry_of, headers_of
 from streams.kafka.settings import KafkaSettings
 from streams.log import Entry, Lost, Reading
@@ -195,9 +195,16 @@ class Member:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Connect, and settle what an earlier process of this instance had left unfinished. `poll` joins the group."""
+        """Connect, and settle what an earlier process of this instance had left unfinished. `poll` joins the group.
+
+        Raises
+        ------
+        LogError
+            There is no such topic.
+        """
         member = self.member
-        try:
+        with ExitStack() as failed:
+            failed.callback(self.close)
             with translated(f"transactions of {self.settings.prefix}{member.group}"):
                 self._producer = self._ready_producer()
             self._consumer = consumer(
@@ -209,9 +216,11 @@ class Member:
                 poll_s=member.rebalance_s,
                 fetch_bytes=FETCH_BYTES,
             )
-        except BaseException:
-            self.close()
-            raise
+            with translated(self._topic):
+                found = self._consumer.partitions_for_topic(self._topic)
+            if not found:  # and joining before that is known would divide nothing, and then again
+                raise LogError(f"{self._topic}: there is no such topic: make it by `gridsense topics create`")
+            failed.pop_all()
         self._listener.consumer = self._consumer
         self._consumer.subscribe([self._topic], listener=self._listener)
 
@@ -223,7 +232,7 @@ class Member:
                 self._consumer.close(autocommit=False, timeout_ms=1000)
             self._consumer = None
         if self._producer is not None:
-            _discard(self._producer)
+            discard(self._producer)
             self._producer = None
         self._places.clear()
 
@@ -441,7 +450,7 @@ class Member:
             self.aborted += 1
             if type(error) is errors.KafkaError:  # "because we are in an error state"
                 cause = self._producer._transaction_manager.last_error or error  # noqa: SLF001 - said nowhere else
-            _discard(self._producer)
+            discard(self._producer)
             self._producer = None
         if isinstance(cause, _OVERTAKEN) and time.monotonic() - began_s < self.member.transaction_s:
             self._fence(what, cause)  # it was not the time of the transaction that was over
@@ -483,7 +492,7 @@ class Member:
         try:
             made.init_transactions()
         except BaseException:
-            _discard(made)
+            discard(made)
             raise
         return made
 
@@ -667,13 +676,6 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pytho
         if lost and not self.closed:
             self.lost = True
             raise FencedError("the group has gone on without this member")
-
-
-def _discard(client: KafkaProducer) -> None:
-    """Close a producer without waiting for what it could not send; its thread ends when its last wait does."""
-    client._sender.force_close()  # noqa: SLF001 - `close` waits for that first, and gives up
-    with suppress(errors.KafkaError, OSError):
-        client.close(timeout=1.0)
 
 
 def _ms(time_s: float) -> int:
