@@ -66,6 +66,13 @@ def kafka(kafka_can_run: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def secure_kafka(kafka_can_run: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:  # noqa: ARG001 a gate
+    """A broker that asks who one is, by password, token or certificate, and has access lists."""
+    with Cluster(tmp_path_factory.mktemp("secure-kafka"), security="scram") as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def kafka_prefix() -> str:
     """A prefix of topics, groups and transactional ids that no other test has."""

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import TopicAuthorizationFailedError
+from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from scripts.broker.cluster import BrokerError, Cluster
+from scripts.broker.credentials import Party
 from scripts.broker.jars import KafkaMissingError, java
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +76,45 @@ def test_a_broker_answers_on_loopback_alone(kafka: Cluster, kafka_prefix: str) -
     addresses = listening(kafka.pid(0))
     assert len(addresses) == 2  # of clients, and of the controller
     assert set(addresses) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+class Token(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python has no types
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def token(self) -> str:
+        return self.file.read_text()
+
+    def extensions(self) -> dict[str, str]:
+        return {}
+
+
+def identified(cluster: Cluster, way: str, party: Party) -> dict[str, object]:
+    """Say who one is to a secured cluster, as kafka-python wants it."""
+    ca = {"ssl_cafile": str(cluster.credentials.ca_file)}
+    sasl = {"bootstrap_servers": cluster.servers, "security_protocol": "SASL_SSL", **ca}
+    match way:
+        case "password":
+            user = {"sasl_plain_username": party.name, "sasl_plain_password": party.password}
+            return {**sasl, "sasl_mechanism": "SCRAM-SHA-512", **user}
+        case "token":
+            return {**sasl, "sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": Token(party.token_file)}
+        case _:
+            own = {"ssl_certfile": str(party.certificate_file), "ssl_keyfile": str(party.key_file)}
+            return {"bootstrap_servers": cluster.tls_servers, "security_protocol": "SSL", **ca, **own}
+
+
+@pytest.mark.parametrize("way", ["password", "token", "certificate"])
+def test_a_secured_broker_knows_who_may_write(secure_kafka: Cluster, kafka_prefix: str, way: str) -> None:
+    topic = f"{kafka_prefix}secured"
+    make_topic(secure_kafka, topic)
+    with closing(KafkaProducer(**identified(secure_kafka, way, secure_kafka.credentials.allowed))) as producer:
+        assert producer.send(topic, b"allowed").get(PATIENCE_S).offset == 0
+    with (
+        closing(KafkaProducer(**identified(secure_kafka, way, secure_kafka.credentials.stranger))) as producer,
+        pytest.raises(TopicAuthorizationFailedError),
+    ):
+        producer.send(topic, b"not allowed").get(PATIENCE_S)
 
 
 @pytest.mark.slow

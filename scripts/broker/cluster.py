@@ -11,15 +11,23 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
-from kafka import KafkaAdminClient
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    KafkaAdminClient,
+    ResourcePattern,
+    ResourceType,
+)
 from kafka.errors import KafkaError
 
+from scripts.broker.credentials import ADMIN, ALLOWED, BROKER, Credentials, make_credentials
 from scripts.broker.jars import HERE, jars, java
 
 CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
@@ -60,6 +68,33 @@ PROPERTIES = {
     "num.io.threads": "4",
 }
 
+Security = Literal["plain", "scram"]
+PLAIN = ("CLIENTS", "CONTROLLER")
+"""Listeners, each with a port of its own."""
+SECURED = ("CLIENTS", "MTLS", "CONTROLLER")
+PLAIN_PROPERTIES = {
+    "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "inter.broker.listener.name": "CLIENTS",
+}
+
+ACCESS = [
+    ACL(f"User:{ALLOWED}", "*", operation, ACLPermissionType.ALLOW, ResourcePattern(kind, "*"))
+    for kind, operations in {
+        ResourceType.TOPIC: (
+            ACLOperation.READ,
+            ACLOperation.WRITE,
+            ACLOperation.DESCRIBE,
+            ACLOperation.DESCRIBE_CONFIGS,
+            ACLOperation.CREATE,
+            ACLOperation.DELETE,
+        ),
+        ResourceType.GROUP: (ACLOperation.READ, ACLOperation.DESCRIBE),
+        ResourceType.TRANSACTIONAL_ID: (ACLOperation.WRITE, ACLOperation.DESCRIBE),
+    }.items()
+    for operation in operations
+]
+"""What `Credentials.allowed` may do: nothing on the cluster itself, and it may alter nothing. Delete is for records."""
+
 
 class BrokerError(Exception):
     """A broker did not start, or is not there; the message says which, and what its log says."""
@@ -77,6 +112,9 @@ class Cluster:
         For everything; made if there is none.
     brokers
         How many: one, or three that survive the loss of one (replication 3, 2 in sync).
+    security
+        ``plain``: anybody may do everything. ``scram``: `servers` take SASL_SSL with SCRAM-SHA-512 or OAUTHBEARER,
+        `tls_servers` take SSL with a client's certificate; access lists say who may do what (`credentials`).
     properties
         Settings of the brokers that differ from these here.
     optimized
@@ -88,15 +126,18 @@ class Cluster:
         folder: Path,
         brokers: int = 1,
         *,
+        security: Security = "plain",
         properties: Mapping[str, str] | None = None,
         optimized: bool = False,
     ) -> None:
         self.folder = folder
         self.brokers = brokers
+        self.security = security
         self.properties = dict(properties or {})
         self.optimized = optimized
         self._processes: dict[int, tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]] = {}
         self._reserved: list[dict[str, socket.socket]] = []
+        self._credentials: Credentials | None = None
 
     def __enter__(self) -> Self:
         """Start."""
@@ -112,7 +153,19 @@ class Cluster:
     @property
     def servers(self) -> str:
         """What clients are told: ``127.0.0.1:PORT``, by commas."""
-        return ",".join(f"127.0.0.1:{self._port(n, 'CLIENTS')}" for n in range(self.brokers))
+        return self._servers("CLIENTS", range(self.brokers))
+
+    @property
+    def tls_servers(self) -> str:
+        """The same, for clients with a certificate."""
+        return self._servers("MTLS", range(self.brokers))
+
+    @property
+    def credentials(self) -> Credentials:
+        """Who may talk to a secured cluster, and by what; once it is started."""
+        if not self._credentials:
+            raise BrokerError("the cluster is not secured, or not started: it has no credentials")
+        return self._credentials
 
     def pid(self, n: int) -> int:
         """Say which process a broker is.
@@ -144,14 +197,20 @@ class Cluster:
         KafkaMissingError
             If there is no Java, or Kafka cannot be had.
         """
+        java()
         jars()
-        for _ in range(self.brokers):
-            self._reserved.append({name: _reserve() for name in ("CLIENTS", "CONTROLLER")})
+        listeners = PLAIN if self.security == "plain" else SECURED
+        if self.security == "scram":
+            self._credentials = make_credentials(self.folder.absolute() / "credentials")
+        self._reserved = [{name: _reserve() for name in listeners} for _ in range(self.brokers)]
         try:
             for n in range(self.brokers):
                 self._configure(n)
                 self._launch(n)
             self.wait()
+            if self.security == "scram":
+                with self.admin() as admin:
+                    admin.create_acls(ACCESS)
         except BaseException:
             self.stop()
             raise
@@ -267,9 +326,22 @@ class Cluster:
         KafkaAdminClient
             Closed afterwards.
         """
-        running = ",".join(f"127.0.0.1:{self._port(n, 'CLIENTS')}" for n in self._processes)
+        secured = (
+            {}
+            if self.security == "plain"
+            else {
+                "security_protocol": "SASL_SSL",
+                "ssl_cafile": str(self.credentials.ca_file),
+                "sasl_mechanism": "SCRAM-SHA-512",
+                "sasl_plain_username": self.credentials.admin.name,
+                "sasl_plain_password": self.credentials.admin.password,
+            }
+        )
         client = KafkaAdminClient(
-            bootstrap_servers=running, bootstrap_timeout_ms=int(patience_s * 1e3), request_timeout_ms=5_000
+            bootstrap_servers=self._servers("CLIENTS", self._processes),
+            bootstrap_timeout_ms=int(patience_s * 1e3),
+            request_timeout_ms=5_000,
+            **secured,
         )
         try:
             yield client
@@ -292,9 +364,12 @@ class Cluster:
             raise BrokerError(f"broker {n} does not run")
         return self._processes[n][0]
 
+    def _servers(self, listener: str, brokers: Iterable[int]) -> str:
+        return ",".join(f"127.0.0.1:{self._port(n, listener)}" for n in brokers)
+
     def _port(self, n: int, listener: str) -> int:
-        if not self._reserved:
-            raise BrokerError("the cluster is not started: it has no ports")
+        if not self._reserved or listener not in self._reserved[n]:
+            raise BrokerError(f"the cluster is not started, or has no listener {listener}")
         return int(self._reserved[n][listener].getsockname()[1])
 
     def _configure(self, n: int) -> None:
@@ -311,8 +386,6 @@ class Cluster:
             ),
             "controller.listener.names": "CONTROLLER",
             "listeners": listeners,
-            "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "inter.broker.listener.name": "CLIENTS",
             "log.dirs": str(folder.absolute() / "data"),
             "default.replication.factor": str(copies),
             "min.insync.replicas": str(in_sync),
@@ -321,6 +394,7 @@ class Cluster:
             "transaction.state.log.min.isr": str(in_sync),
             "share.coordinator.state.topic.replication.factor": str(copies),
             "share.coordinator.state.topic.min.isr": str(in_sync),
+            **(PLAIN_PROPERTIES if self.security == "plain" else secured_properties(self.credentials)),
             **PROPERTIES,
             **self.properties,
         }
@@ -328,11 +402,17 @@ class Cluster:
         settings.write_text("".join(f"{key}={value}\n" for key, value in properties.items()), encoding="utf-8")
         if not (folder / "data" / "meta.properties").exists():
             done = subprocess.run(
-                [*self._java(), "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", settings],
+                [*self._java(), "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", settings, *self._users()],
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode:
                 raise BrokerError(f"broker {n} refuses its settings, {settings}: {done.stdout}{done.stderr}")
+
+    def _users(self) -> list[str]:
+        if self.security == "plain":
+            return []
+        parties = (self.credentials.admin, self.credentials.allowed, self.credentials.stranger)
+        return [f"--add-scram=SCRAM-SHA-512=[name={one.name},password={one.password}]" for one in parties]
 
     def _java(self) -> list[str]:
         quick = [] if self.optimized else ["-XX:TieredStopAtLevel=1"]
@@ -382,6 +462,40 @@ class Cluster:
         log = self._folder(n) / "kafka.log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
         return "\n".join([f"; {log} ends with:", *lines[-LOG_LINES:]])
+
+
+def secured_properties(credentials: Credentials) -> dict[str, str]:
+    """Say what makes brokers ask who one is, and what one may do.
+
+    Parameters
+    ----------
+    credentials
+        Theirs.
+
+    Returns
+    -------
+    dict[str, str]
+        Settings of a broker. Its own kind it knows by certificate too: no listener is in the clear.
+    """
+    modules = "org.apache.kafka.common.security"
+    return {
+        "listener.security.protocol.map": "CLIENTS:SASL_SSL,MTLS:SSL,CONTROLLER:SSL",
+        "inter.broker.listener.name": "MTLS",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(credentials.store_file),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(credentials.ca_file),
+        "listener.name.mtls.ssl.client.auth": "required",
+        "listener.name.controller.ssl.client.auth": "required",
+        "ssl.principal.mapping.rules": "RULE:^CN=([^,]+).*$/$1/",
+        "listener.name.clients.sasl.enabled.mechanisms": "SCRAM-SHA-512,OAUTHBEARER",
+        "listener.name.clients.scram-sha-512.sasl.jaas.config": f"{modules}.scram.ScramLoginModule required;",
+        # takes tokens that nobody signed; its own is never used
+        "listener.name.clients.oauthbearer.sasl.jaas.config": f"{modules}.oauthbearer.OAuthBearerLoginModule required "
+        f'unsecuredLoginStringClaim_sub="{BROKER}";',
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": f"User:{ADMIN};User:{BROKER}",
+    }
 
 
 def _reserve() -> socket.socket:
