@@ -298,11 +298,11 @@ class Cluster:
             self._await_socket(n, deadline_s)
         last = "it knows no others"
         while time.monotonic() < deadline_s:
-            self._check_alive()
+            self.check()
             try:
                 with self.admin(deadline_s - time.monotonic()) as admin:
                     while time.monotonic() < deadline_s:
-                        self._check_alive()
+                        self.check()
                         if (missing := self._missing(admin)) is None:
                             return
                         last = missing
@@ -311,6 +311,18 @@ class Cluster:
                 last = repr(error)
                 time.sleep(0.1)
         raise BrokerError(f"the brokers did not answer within {patience_s:.0f} s: {last}{self._said(0)}")
+
+    def check(self) -> None:
+        """Look whether a broker has ended by itself.
+
+        Raises
+        ------
+        BrokerError
+            One has; what its log says last is in the message.
+        """
+        for n, (process, _) in self._processes.items():
+            if process.poll() is not None:
+                raise BrokerError(f"broker {n} ended with {process.returncode}{self._said(n)}")
 
     @contextmanager
     def admin(self, patience_s: float = PATIENCE_S) -> Iterator[KafkaAdminClient]:
@@ -448,15 +460,10 @@ class Cluster:
     def _await_socket(self, n: int, deadline_s: float) -> None:
         """Wait until a broker listens; what connects before that is refused."""
         while time.monotonic() < deadline_s:
-            self._check_alive()
+            self.check()
             with suppress(OSError), socket.create_connection(("127.0.0.1", self._port(n, "CLIENTS")), timeout=1.0):
                 return
             time.sleep(0.05)
-
-    def _check_alive(self) -> None:
-        for n, (process, _) in self._processes.items():
-            if process.poll() is not None:
-                raise BrokerError(f"broker {n} ended with {process.returncode}{self._said(n)}")
 
     def _said(self, n: int) -> str:
         log = self._folder(n) / "kafka.log"

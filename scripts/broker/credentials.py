@@ -32,6 +32,8 @@ class Party:
         Of the user, and of who the certificate and the token are for.
     password
         For SCRAM-SHA-512.
+    password_file
+        Holds it.
     certificate_file, key_file
         For mTLS (PEM).
     token_file
@@ -40,6 +42,7 @@ class Party:
 
     name: str
     password: str
+    password_file: Path
     certificate_file: Path
     key_file: Path
     token_file: Path
@@ -63,8 +66,8 @@ class Credentials:
         ``gridsense``: may read, write, make and look at topics, be in groups, and use transactions.
     stranger
         Is who it says, and may do nothing.
-    encrypted_key_file, key_password
-        The key of `allowed`, encrypted, and the password that opens it.
+    encrypted_key_file, key_password, key_password_file
+        The key of `allowed`, encrypted, the password that opens it, and a file that holds that.
     expired_token_file
         Holds a token that `allowed` had an hour ago.
     """
@@ -77,6 +80,7 @@ class Credentials:
     stranger: Party
     encrypted_key_file: Path
     key_password: str
+    key_password_file: Path
     expired_token_file: Path
 
 
@@ -132,6 +136,7 @@ def make_credentials(folder: Path) -> Credentials:
         stranger=stranger,
         encrypted_key_file=folder / "encrypted.key",
         key_password=key_password,
+        key_password_file=folder / "encrypted.password",
         expired_token_file=expired,
     )
 
@@ -170,8 +175,9 @@ def _party(folder: Path, name: str) -> Party:
     )  # fmt: skip
     token_file = folder / f"{name}.token"
     token_file.write_text(token(name, LIVES_S))
+    password_file = folder / f"{name}.password"
     return Party(
-        name, _password(folder / f"{name}.password"), folder / f"{name}.pem", folder / f"{name}.key", token_file
+        name, _password(password_file), password_file, folder / f"{name}.pem", folder / f"{name}.key", token_file
     )
 
 
