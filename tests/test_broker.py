@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from kafka.errors import TopicAuthorizationFailedError
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from gridsense.config import load
+from scripts.broker import jars as jars_module
 from scripts.broker.cluster import BrokerError, Cluster
 from scripts.broker.credentials import Party
-from scripts.broker.jars import KafkaMissingError, java
+from scripts.broker.jars import KafkaMissingError, digests, jars, java
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 30.0
@@ -160,6 +162,7 @@ STARTER = """
 import sys, time
 from pathlib import Path
 from gridsense.config import load
+from scripts.broker import jars as jars_module
 from scripts.broker.cluster import Cluster
 with Cluster(Path(sys.argv[1])) as cluster:
     print(cluster.pid(0), flush=True)
@@ -233,3 +236,47 @@ def test_without_java_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), "/usr/bin", "/bin"]))
     with pytest.raises(KafkaMissingError, match=r'is openjdk version "11\.0\.2".*: Kafka needs Java 17'):
         java()
+
+
+def maven(folder: Path, does: str) -> None:
+    program = folder / "mvn"
+    program.write_text(f"#!/bin/sh\n{does}\n")
+    program.chmod(0o755)
+
+
+def test_jars_that_cannot_be_had_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "java").write_text("#!/bin/sh\necho 'openjdk version \"17.0.15\" 2025-04-15' >&2\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr(jars_module, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(KafkaMissingError, match=r"no mvn: .*apt-get install maven"):
+        jars()
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), "/usr/bin", "/bin"]))
+    maven(tmp_path, "printf '[\\033[1;31mERROR\\033[m] Could not transfer artifact\\n[ERROR] more\\n'; exit 1")
+    with pytest.raises(
+        KafkaMissingError, match=r"^Maven cannot bring Kafka's jars: \[ERROR\] Could not transfer artifact$"
+    ):
+        jars()
+    brings = 'mkdir -p "${a#*=}"; echo x >"${a#*=}/other.jar"'
+    maven(tmp_path, f'for a in "$@"; do case $a in -DoutputDirectory=*) {brings};; esac; done')
+    with pytest.raises(KafkaMissingError, match=r"not those of jars\.sha256: .*kafka-clients-.*other\.jar"):
+        jars()
+    assert not [folder for folder in (tmp_path / "cache").iterdir() if folder.name not in ("half", "lock")]
+
+
+def test_jars_are_resolved_once_by_whoever_is_first(
+    kafka_can_run: None,  # noqa: ARG001 a gate
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    here = jars()
+    monkeypatch.setattr(jars_module, "CACHE", tmp_path / "cache")
+    copies = f'[ "${{a#-DoutputDirectory=}}" = "$a" ] || cp -r {here} "${{a#*=}}"'
+    maven(tmp_path, f'echo >>{tmp_path}/calls; sleep 0.2; for a in "$@"; do {copies}; done')
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), os.environ["PATH"]]))
+    with ThreadPoolExecutor() as pool:
+        found = {future.result() for future in [pool.submit(jars) for _ in range(4)]}
+    assert len(found) == 1
+    assert (tmp_path / "calls").read_text() == "\n"
+    assert digests(found.pop()) == digests(here)
