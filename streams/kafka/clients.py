@@ -8,6 +8,7 @@ would show of secrets is dropped. It sends and reads nothing.
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
+from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.net.selector import NetworkSelector
@@ -356,6 +358,23 @@ class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python h
             raise DeniedError(f"{self._path}: no bearer token can be read there ({type(error).__name__})") from None
 
 
+class _Direct(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has no types
+    """Connects to a server itself, by no proxy, and closes the socket where it cannot; kafka-python leaves it open."""
+
+    SCHEMES = ("direct",)
+
+    async def sock_connect(
+        self, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: float | None = None
+    ) -> socket.socket:
+        """Connect."""
+        try:
+            connected: socket.socket = await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
+        return connected
+
+
 class _Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no types
     """Connections that remember why they failed.
 
@@ -438,6 +457,7 @@ def _options(settings: KafkaSettings) -> dict[str, Any]:
         "client_id": settings.client,
         "security_protocol": str(security.protocol),
         "reconnect_backoff_max_ms": 1000,
+        "proxy_url": f"{_Direct.SCHEMES[0]}://",
     }
     if security.protocol.encrypted:
         options["ssl_context"] = _tls(security)

@@ -414,10 +414,9 @@ class Member:
         transactions = client._transaction_manager  # noqa: SLF001 - the public methods wait forever
         client.begin_transaction()
         self._await(client, transactions.send_offsets_to_transaction(offsets, self._membership), deadline_s)
-        topics = {record.topic: self.settings.topic(record.topic) for record in records}
         futures = [
             client.send(
-                topics[record.topic],
+                self.settings.topic(record.topic),
                 key=record.key.encode(),
                 value=record.value,
                 headers=[*record.headers, *(headers_of(record.time_ns) if record.time_ns else ())],
