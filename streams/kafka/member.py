@@ -30,6 +30,8 @@ from streams.log import Entry, Lost, Reading
 
 FETCH_BYTES = 1 << 21
 """Of one partition in one answer, as a rule; an answer holds twice that, and one record may be larger."""
+UNDECIDED_S = 30.0
+"""Beyond the time of a transaction, after which a place that is not decided is said to hang."""
 ALIVE_S = 1.0
 """Within which a server must answer to be called alive."""
 PAUSE_S = 0.1
@@ -186,6 +188,7 @@ class Member:
         self._listener = _Listener()
         self._membership: ConsumerGroupMetadata | None = None
         self._joining_s: float | None = None
+        self._undecided_s: float | None = None
         self._places: dict[int, Place | None] = {}  # what it owns, and what was committed of it
         self._fetched: dict[int, list[Entry]] = {}
         self._lost: dict[int, list[Lost]] = {}
@@ -557,8 +560,10 @@ class Member:
                         for partition in partitions
                     }
                     first = self._first([self._tp(p) for p, place in places.items() if place is None])
-                except (errors.RetriableError, OSError):
+                except (errors.RetriableError, OSError) as error:
+                    self._say_undecided(partitions, error)
                     return  # the next poll asks again
+                self._undecided_s = None
                 self._listener.changes.popleft()
                 self._places |= places
                 for partition, place in places.items():
@@ -574,6 +579,23 @@ class Member:
                         self._places.pop(partition, None)
                         self._fetched.pop(partition, None)
                         self._lost.pop(partition, None)
+
+    def _say_undecided(self, partitions: Sequence[int], error: Exception) -> None:
+        """Say, once, that partitions cannot be begun: a transaction that never ends holds their places."""
+        now_s = time.monotonic()
+        self._undecided_s = self._undecided_s or now_s + UNDECIDED_S + self.member.transaction_s
+        if now_s > self._undecided_s:
+            self._undecided_s = float("inf")
+            _log.error(
+                "%s: what %s%s has committed of partitions %s is not known after %g s (%s); if the servers are well, a"
+                " transaction hangs: see kafka-transactions.sh find-hanging",
+                self._topic,
+                self.settings.prefix,
+                self.member.group,
+                list(partitions),
+                UNDECIDED_S + self.member.transaction_s,
+                type(error).__name__,
+            )
 
     def _end_join(self, deadline_s: float) -> None:
         """Bring to its end a joining that a poll has begun: the group's generation changes in its midst."""
