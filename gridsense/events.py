@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -16,6 +16,8 @@ import msgspec
 
 TYPE = "org.gridsense.event.v1"
 """CloudEvents `type` of every event."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Cause(StrEnum):
@@ -129,6 +131,22 @@ def rfc3339(time_ns: int) -> str:
     """
     seconds, rest = divmod(time_ns + 500_000, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1_000_000:03d}Z"
+
+
+def nanoseconds(moment: datetime) -> int:
+    """Take a time that was read.
+
+    Parameters
+    ----------
+    moment
+        With its offset from UTC.
+
+    Returns
+    -------
+    int
+        Nanoseconds since the epoch, to the microsecond.
+    """
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def cloudevent(event: Event) -> bytes:

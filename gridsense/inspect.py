@@ -202,8 +202,9 @@ def _of_folder(folder: Folder) -> Report:
     days = sorted({p.parent.name.removeprefix("date=") for chain in folder.chains for p in chain.partitions})
     pmus = dict.fromkeys(pmu for chain in folder.chains for pmu in chain.description.table.pmus)
     notes = [f"{len(days)} days, {days[0]} to {days[-1]}" if len(days) > 1 else f"one day, {days[0]}"]
-    if folder.position is not None:
-        notes.append(f"whole up to offset {folder.position:,} of the log")
+    for name, position in folder.positions.items():
+        of = f"{name.replace('=', ' ')} of the log" if name else "the log"
+        notes.append(f"whole up to offset {position:,} of {of}")
     if len(rates) > 1:
         notes.append(f"streams of {', '.join(f'{rate:g}' for rate in rates)} Hz stand side by side")
     return Report(

@@ -1,7 +1,8 @@
 """What a running processor and a running gateway say of themselves, for those who watch from another process.
 
-In: the processor's steps, the gateway's counts. Out: about once a second one JSON text each in the event store, the
-newest in place of the one before. A board writes in a thread of its own: a slow or broken store holds nobody up.
+In: the processor's steps, the gateway's counts. Out: about once a second one JSON text each in the event store, or
+wherever else it is put, the newest in place of the one before. A board writes in a thread of its own: a slow or broken
+store holds nobody up.
 Fields that a reader does not know are passed over, those that are missing have defaults: old and new understand each
 other.
 """
@@ -14,16 +15,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from gridsense.errors import StoreError
-from gridsense.events import Cause, Event
+from gridsense.events import Cause, Event, nanoseconds
 from gridsense.outages import KINDS, refused
 from gridsense.pipeline import Output
 from gridsense.processor import Step
@@ -51,7 +52,30 @@ LASTING, TROUBLED = 100, 100
 SENTENCE_LETTERS, ERROR_LETTERS = 400, 120
 """So much of an explanation, or of an error, is told."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+class StatusSink(Protocol):
+    """Where it is said: the event store, or a topic of the log. Used by one thread."""
+
+    def put_status(self, name: str, body: bytes) -> None:
+        """Say how somebody is, in place of what was said before.
+
+        Parameters
+        ----------
+        name
+            Who.
+        body
+            In its own words. A `StoreError` or `LogError` says that it cannot be put there.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+OpenSink = Callable[[], StatusSink]
+"""Opens it anew, also after it has failed; raises as `StatusSink.put_status` does."""
+
 _TICKS = 4096
 _LATENCIES = 4096
 _NEVER = -1
@@ -171,15 +195,17 @@ def read_brief(text: str) -> EventBrief:
             f"an event in the store cannot be read: {error}; was it written by a newer version?"
         ) from error
     it = event.data
-    end_ns = None if it.end is None else _ns(it.end)
-    first_pmu, sentence = printable(it.first_pmu), printable(it.sentence)
     return EventBrief(
-        event.id, _ns(it.onset), _ns(it.raised), end_ns, it.cause, it.kind, first_pmu, len(it.pmus), sentence
+        event.id,
+        nanoseconds(it.onset),
+        nanoseconds(it.raised),
+        None if it.end is None else nanoseconds(it.end),
+        it.cause,
+        it.kind,
+        printable(it.first_pmu),
+        len(it.pmus),
+        printable(it.sentence),
     )
-
-
-def _ns(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 class PmuStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -523,7 +549,7 @@ class ProcessorBoard:
 
     def __init__(  # noqa: PLR0917 (called once, by the service)
         self,
-        store: Path,
+        store: Path | OpenSink,
         threshold: float,
         source: str = "grid",
         every_s: float = 1.0,
@@ -669,7 +695,7 @@ class GatewayBoard:
     Parameters
     ----------
     store
-        The event store's file.
+        The event store's file, or what opens another place.
     every_s
         Seconds from one word to the next.
     now_ns
@@ -680,7 +706,7 @@ class GatewayBoard:
 
     def __init__(
         self,
-        store: Path,
+        store: Path | OpenSink,
         every_s: float = 1.0,
         now_ns: Callable[[], int] = time.time_ns,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -918,15 +944,15 @@ class _Rate:
 class _Writer:
     """Writes one status, in a thread of its own."""
 
-    def __init__(self, path: Path, name: str, every_s: float, monotonic_s: Callable[[], float]) -> None:
-        self._path = path
+    def __init__(self, place: Path | OpenSink, name: str, every_s: float, monotonic_s: Callable[[], float]) -> None:
+        self._place = place
         self._name = name
         self._every_s = every_s
         self._monotonic_s = monotonic_s
         self._put_s: float | None = None
         self._thread = ThreadPoolExecutor(1, f"{name}-status")
         self._writing: Future[None] | None = None
-        self._store: EventStore | None = None
+        self._sink: StatusSink | None = None
         self._complained = False
 
     def due(self) -> bool:
@@ -947,9 +973,10 @@ class _Writer:
 
     def _write(self, body: bytes) -> None:
         try:
-            self._store = self._store or EventStore(self._path)
-            self._store.put_status(self._name, body)
-        except StoreError as error:
+            if self._sink is None:
+                self._sink = EventStore(self._place) if isinstance(self._place, Path) else self._place()
+            self._sink.put_status(self._name, body)
+        except (StoreError, LogError) as error:
             self._let_go()
             if not self._complained:
                 log.error("%s says nothing of itself any more: %s; it goes on", self._name, error)  # noqa: TRY400 (no bug)
@@ -958,6 +985,6 @@ class _Writer:
         self._complained = False
 
     def _let_go(self) -> None:
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        if self._sink is not None:
+            self._sink.close()
+            self._sink = None

@@ -1,21 +1,26 @@
 """The event store: one SQLite file that remembers every event, when it was raised and when it ended.
 
-In: events in any stage. Out: the newest version of each, by time; and the changes in their order, for those who follow.
-Writes are idempotent: storing the same version twice changes nothing, a later stage replaces an earlier one, and never
-the other way round. So a processor may say again what it said before it was interrupted. Beside the events stands what
-the processor says of itself (`status`), for those who watch from another process.
+In: events in any stage, ours or as CloudEvents. Out: the newest version of each, by time; and the changes in their
+order, for those who follow. Writes are idempotent: storing the same version twice changes nothing, a later stage
+replaces an earlier one, and never the other way round. So a processor may say again what it said before it was
+interrupted. Beside the events stands what the processor says of itself (`status`), for those who watch from another
+process.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, NamedTuple, Self
+
+import msgspec
 
 from gridsense.errors import StoreError
-from gridsense.events import Event, cloudevent
+from gridsense.events import Cause, Event, cloudevent, nanoseconds
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
@@ -51,8 +56,46 @@ WHERE event.end_ns IS NULL OR excluded.end_ns IS NOT NULL
 """
 
 
+_EARLIEST_NS, _LATEST_NS = -(1 << 63), (1 << 63) - 1
+
 BUSY_S = 10.0
 """How long a writer waits for another."""
+
+
+class _Row(NamedTuple):
+    """A row of the table of events."""
+
+    id: str
+    onset_ns: int
+    raised_ns: int
+    end_ns: int | None
+    cause: str
+    kind: str
+    minus_ln_p: float
+    cloudevent: str
+
+
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class _Body(msgspec.Struct):
+    """What the store wants of a CloudEvent's body."""
+
+    onset: _Time
+    raised: _Time
+    end: _Time | None
+    cause: Cause
+    kind: str
+    minus_ln_p: float | None
+    """None where it is too large for JSON."""
+
+
+class _CloudEvent(msgspec.Struct):
+    id: str
+    data: _Body
+
+
+_CLOUDEVENTS = msgspec.json.Decoder(_CloudEvent)
 
 
 class EventStore:
@@ -84,17 +127,41 @@ class EventStore:
         Parameters
         ----------
         events
-            Any stage; an event that is stored already is replaced by this version.
-
-        Raises
-        ------
-        StoreError
-            If the file cannot be written.
+            Any stage; an event that is stored already is replaced by this version. A `StoreError` says that the file
+            cannot be written.
         """
-        rows = [
-            (e.id, e.onset_ns, e.raised_ns, e.end_ns, e.cause, e.kind, e.minus_ln_p, cloudevent(e).decode())
-            for e in events
-        ]
+        self._put(
+            [
+                _Row(e.id, e.onset_ns, e.raised_ns, e.end_ns, e.cause, e.kind, e.minus_ln_p, cloudevent(e).decode())
+                for e in events
+            ]
+        )
+
+    def put_cloudevents(self, texts: Iterable[bytes]) -> int:
+        """Store events that come as CloudEvents JSON, each as it is, in one transaction.
+
+        Parameters
+        ----------
+        texts
+            Any stage, as in `put`; times are to the millisecond.
+
+        Returns
+        -------
+        int
+            How many could not be read as events; they are left out. A `StoreError` says that the file cannot be
+            written.
+        """
+        rows: list[_Row] = []
+        unreadable = 0
+        for text in texts:
+            try:
+                rows.append(_row(text))
+            except (msgspec.MsgspecError, UnicodeError, OverflowError):
+                unreadable += 1
+        self._put(rows)
+        return unreadable
+
+    def _put(self, rows: Sequence[_Row]) -> None:
         if not rows:
             return
         try:
@@ -102,7 +169,7 @@ class EventStore:
             self._connection.executemany(_PUT, rows)
             self._connection.executemany(
                 "INSERT OR IGNORE INTO change (id, ended, cloudevent) VALUES (?, ?, ?)",
-                [(row[0], row[3] is not None, row[-1]) for row in rows],
+                [(row.id, row.end_ns is not None, row.cloudevent) for row in rows],
             )
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -171,6 +238,16 @@ class EventStore:
         rows = self._read("SELECT body FROM status WHERE name = ?", name)
         return rows[0][0] if rows else None
 
+    def statuses(self) -> dict[str, bytes]:
+        """Read how everybody is.
+
+        Returns
+        -------
+        dict[str, bytes]
+            By name, in the order of names: what each said last.
+        """
+        return dict(self._read("SELECT name, body FROM status ORDER BY name"))
+
     def cloudevents(self, since_ns: int = 0) -> list[str]:
         """Read the newest version of every event since a time.
 
@@ -206,3 +283,15 @@ class EventStore:
     ) -> None:
         """Close the file."""
         self.close()
+
+
+def _row(text: bytes) -> _Row:
+    """Read a CloudEvent."""
+    event = _CLOUDEVENTS.decode(text)
+    it = event.data
+    end_ns = None if it.end is None else nanoseconds(it.end)
+    times_ns = (nanoseconds(it.onset), nanoseconds(it.raised), end_ns)
+    if any(time_ns is not None and not _EARLIEST_NS <= time_ns <= _LATEST_NS for time_ns in times_ns):
+        raise OverflowError(f"event {event.id}: times from 1678 to 2262 can be stored")
+    minus_ln_p = math.inf if it.minus_ln_p is None else it.minus_ln_p
+    return _Row(event.id, *times_ns, it.cause, it.kind, minus_ln_p, text.decode())

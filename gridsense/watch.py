@@ -1,6 +1,6 @@
 """The event store of a running system in, a live screen or lines out: what an operator watches.
 
-In: what processor and gateway say of themselves, and the events, all from the store, written by other processes. Out: a
+In: what processors and gateways say of themselves, and the events, all from the store, written by others. Out: a
 screen that fills any terminal, or a line for each event raised or ended. It changes nothing in the store, holds nobody
 up, and says loudly when what it shows is old. Everything that a colour says is said by a word or a sign too.
 """
@@ -23,6 +23,7 @@ from rich.text import Text
 
 from gridsense.errors import StoreError
 from gridsense.events import Cause, rfc3339
+from gridsense.fleet import is_named, one_gateway, one_processor, those_here
 from gridsense.screen import (
     bar,
     boxed,
@@ -47,6 +48,7 @@ from gridsense.status import (
     PmuStatus,
     ProcessorStatus,
     Trace,
+    printable,
     read_brief,
     read_gateway,
     read_processor,
@@ -63,7 +65,6 @@ KEPT = 2000
 """Events remembered at most."""
 
 _NO_STORE = "no event store yet; `gridsense run` makes it"
-_TABLES = "SELECT count(*) FROM sqlite_schema WHERE name IN ('event', 'change')"
 _NAME = 17
 _COLUMN = 46
 """Letters of a PMU's name, and of all that is said of it."""
@@ -109,7 +110,7 @@ class Notice(NamedTuple):
 
 
 class Follower:
-    """Follows one event store, from another process than those that write it.
+    """Follows one event store, from another process or thread than those that write it.
 
     Parameters
     ----------
@@ -119,11 +120,15 @@ class Follower:
         How far back events are remembered, and told at the beginning.
     now_ns
         The wall clock, UTC nanoseconds.
+    broken
+        Says why the store may not be up to date, though it can be read; empty where it is.
 
     Attributes
     ----------
+    processors, gateways
+        What each said last, by name; those that are there no more are left out.
     processor, gateway
-        What they said last; None where they said nothing.
+        What they say together; None where they said nothing.
     events
         By id: those that last, and those of the last `since_s`.
     trouble
@@ -134,9 +139,17 @@ class Follower:
         Rises with all that is new.
     """
 
-    def __init__(self, path: Path, since_s: float, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        path: Path,
+        since_s: float,
+        now_ns: Callable[[], int] = time.time_ns,
+        broken: Callable[[], str] = str,
+    ) -> None:
         self.path = path
         self.since_s = since_s
+        self.processors: dict[str, ProcessorStatus] = {}
+        self.gateways: dict[str, GatewayStatus] = {}
         self.processor: ProcessorStatus | None = None
         self.gateway: GatewayStatus | None = None
         self.events: dict[str, EventBrief] = {}
@@ -144,11 +157,12 @@ class Follower:
         self.unreadable = 0
         self.looks = 0
         self._now_ns = now_ns
+        self._broken = broken
         self._store: EventStore | None = None
         self._file: tuple[int, int] | None = None
         self._number: int | None = None
         self._past: set[tuple[str, bool]] = set()
-        self._bodies: tuple[bytes | None, bytes | None] = (None, None)
+        self._bodies: dict[str, bytes] = {}
 
     def look(self) -> list[Change]:
         """Look what is new.
@@ -163,7 +177,7 @@ class Follower:
         try:
             if self._open():
                 changes = self._read()
-                self.trouble = ""
+                self.trouble = self._broken()
         except StoreError as error:
             self.trouble = str(error)
             self.close()
@@ -231,17 +245,18 @@ class Follower:
         """Begin anew: there is another file, or none."""
         self.close()
         self.processor = self.gateway = self._number = self._file = None
-        self.events, self._past, self._bodies = {}, set(), (None, None)
+        self.processors, self.gateways = {}, {}
+        self.events, self._past, self._bodies = {}, set(), {}
 
     def _read(self) -> list[Change]:
         store = self._store
         if store is None:
             return []
         # In this order: what has ended by the time of the status is among the changes.
-        bodies = store.status(PROCESSOR), store.status(GATEWAY)
+        bodies = store.statuses()
         if bodies != self._bodies:
             self._bodies = bodies
-            self.processor, self.gateway = read_processor(bodies[0]), read_gateway(bodies[1])
+            self._hear(bodies)
             self.looks += 1
         changes = self._beginning(store) if self._number is None else self._news(store, self._number)
         for change in changes:
@@ -252,6 +267,15 @@ class Follower:
                 self.events[event.id] = event
         self._drop_old()
         return changes
+
+    def _hear(self, bodies: dict[str, bytes]) -> None:
+        """Take up what everybody says of himself."""
+        processors = {name: read_processor(body) for name, body in bodies.items() if is_named(name, PROCESSOR)}
+        gateways = {name: read_gateway(body) for name, body in bodies.items() if is_named(name, GATEWAY)}
+        self.processors = those_here({name: said for name, said in processors.items() if said})
+        self.gateways = those_here({name: said for name, said in gateways.items() if said})
+        self.processor = one_processor(list(self.processors.values()))
+        self.gateway = one_gateway(list(self.gateways.values()))
 
     def _beginning(self, store: EventStore) -> list[Change]:
         """Read what happened before."""
@@ -343,14 +367,16 @@ def _trouble_notices(follower: Follower, now_ns: int) -> Iterator[Notice]:
     """Tell why what is shown may not be the present."""
     if follower.trouble:
         yield Notice("WAITING", "black on cyan", follower.trouble)
-    said, gateway = follower.processor, follower.gateway
+    said = follower.processor
     if said is None and not follower.trouble:
         yield Notice("WAITING", "black on cyan", "no processor has said anything to this store; start `gridsense run`")
-    for name, status in (("processor", said), ("gateway", gateway)):
-        silent_s = max(now_ns - status.written_ns, 0) / 1e9 if status else 0.0
-        if status and status.stopped:
+    everybody: dict[str, ProcessorStatus | GatewayStatus] = {**follower.processors, **follower.gateways}
+    for told, status in everybody.items():
+        name = printable(told).replace("#", " ")
+        silent_s = max(now_ns - status.written_ns, 0) / 1e9
+        if status.stopped:
             yield Notice("STOPPED", "bold white on red", f"the {name} was stopped {span(silent_s)} ago", name)
-        elif status and is_old(status, now_ns):
+        elif is_old(status, now_ns):
             yield Notice("STALE", "bold white on red", f"the {name} has said nothing for {span(silent_s)}", name)
     if said and not said.stopped and said.behind_s > LATE_S:
         entries = "" if said.behind_entries is None else f", {said.behind_entries:,} entries of the log"

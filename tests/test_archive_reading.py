@@ -58,7 +58,7 @@ def logged_to(path: Path, records: list[Record]) -> Path:
 def folder_of(folder: Path, records: list[Record], *, span_s: float = 10.0, join: bool = False) -> Path:
     log = open_log(logged_to(folder.with_suffix(".log"), records))
     tidy = tidying.Settings(0.0 if join else 1e12, least_files=2)
-    archive_once(Archiver(log, Settings(folder, span_s), lambda _: None), tidy, START_NS + 2 * DAY_NS, lambda _: None)
+    archive_once([Archiver(log, Settings(folder, span_s), lambda _: None)], tidy, START_NS + 2 * DAY_NS, lambda _: None)
     log.close()
     return folder
 

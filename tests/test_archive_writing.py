@@ -66,7 +66,7 @@ def archive(
     report: Callable[[Step], None] = nothing,
 ) -> Archiver:
     archiver = Archiver(log, Settings(folder, span_s, batch_bytes), report)
-    archive_once(archiver, tidy, now_ns, report)
+    archive_once([archiver], tidy, now_ns, report)
     return archiver
 
 
@@ -271,7 +271,7 @@ def test_what_the_log_lost_is_listed_once(tmp_path: Path, caplog: pytest.LogCapt
             count = Stop(stop)
             archiver = Archiver(Gaping(log, Lost(3, 4, "damaged")), Settings(tmp_path / "archive", 2.0), count)
             with count.expected():
-                archive_once(archiver, NO_TIDYING, START_NS, count)
+                archive_once([archiver], NO_TIDYING, START_NS, count)
     lines = (tmp_path / "archive/gaps.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"first": 3, "last": 4, "reason": "damaged"}]
     assert len(archived(tmp_path / "archive")["east"]) == len(east.time_ns) - 30
@@ -416,7 +416,7 @@ def report(step):
     sys.stdout.flush()
 
 archiver = Archiver(open_log(Path(sys.argv[1])), Settings(Path(sys.argv[2]), 1.0), report)
-archive_once(archiver, tidying.Settings(0.0, least_files=2), int(sys.argv[3]), report)
+archive_once([archiver], tidying.Settings(0.0, least_files=2), int(sys.argv[3]), report)
 """
 
 
@@ -481,7 +481,7 @@ def test_a_service_tries_a_full_disk_again(tmp_path: Path, caplog: pytest.LogCap
 
         stack.enter_context(no_room(3000))
         archiver = Archiver(log, Settings(tmp_path / "archive", 2.0), nothing)
-        follow(archiver, NO_TIDYING, stopped, lambda: START_NS, nothing)
+        follow([archiver], NO_TIDYING, stopped, lambda: START_NS, nothing)
     assert waits == [10.0, 10.0, 0.0, 1.0]
     assert "trying again" in caplog.text
     assert (archived(tmp_path / "archive")["east"] == east.time_ns).all()
@@ -503,7 +503,7 @@ def test_a_service_takes_what_comes_and_ends_a_batch_when_nothing_more_does(tmp_
                     log.append(FRAMES, [records.pop(0) for _ in range(min(6, len(records)))])
             return len(seen) == 9
 
-        follow(archiver, NO_TIDYING, stopped, lambda: now_ns[0], nothing)
+        follow([archiver], NO_TIDYING, stopped, lambda: now_ns[0], nothing)
     assert seen[0] == seen[3] == 0
     assert seen[8] == 17  # all of it, an hour after the last came, before it was told to stop
     assert (archived(tmp_path / "archive")["east"] == east.time_ns).all()

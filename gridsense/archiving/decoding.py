@@ -167,14 +167,14 @@ def _pieces(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
 
 
 def _is_whole(value: bytes) -> bool:
-    """Tell whether bytes are C37.118 frames from end to end, by their heads."""
+    """Tell whether bytes are C37.118 frames from end to end, by their heads; no bytes are none."""
     at, end = 0, len(value)
     while at + MIN_SIZE <= end and value[at] == SYNC and value[at + 1] >> 4 in _KINDS:
         size = value[at + 2] << 8 | value[at + 3]
         if size < MIN_SIZE:
             return False
         at += size
-    return at == end
+    return at == end > 0
 
 
 def _configurations(frames: bytes) -> Mapping[int, ConfigurationFrame]:

@@ -13,9 +13,9 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from streams.archives.folder import (
 )
 from streams.block import FrameBatch
 from streams.errors import ArchiveError, LogError
-from streams.log import CONFIGURATIONS, FRAMES, Entry, Log, Lost
+from streams.log import CONFIGURATIONS, FRAMES, Entry, Log, Lost, is_mark
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +129,23 @@ class Totals:
     lost: int = 0
     joined: int = 0
     removed: int = 0
+
+
+def summed(totals: Iterable[Totals]) -> Totals:
+    """Add up what several archivers have done.
+
+    Parameters
+    ----------
+    totals
+        Of each.
+
+    Returns
+    -------
+    Totals
+        Of all.
+    """
+    counts = [astuple(each) for each in totals]
+    return Totals(*map(sum, zip(*counts, strict=True)))
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -267,7 +284,7 @@ class Archiver:
         in_force = dict(self._checkpoint.configurations)
         by_source: dict[str, list[Entry]] = defaultdict(list)
         for entry in spool.entries:
-            if entry.value:
+            if not is_mark(entry.key, entry.value):  # an empty value of somebody is no frame: it counts as undecoded
                 by_source[entry.key].append(entry)
         known = self._log.latest(CONFIGURATIONS) if by_source else {}
         for source, entries in sorted(by_source.items()):

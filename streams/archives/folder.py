@@ -2,7 +2,8 @@
 
 In: `date=YYYY-MM-DD/source=NAME/NAME-FIRST-LAST-KIND.parquet`, where FIRST and LAST are the offsets of the log that the
 file covers and KIND stands for the stream's configuration; `position.json`, the offset up to which the folder is
-whole. Each frame counts once, whatever a writer is doing to the folder meanwhile. It writes nothing.
+whole. Where the log has partitions, each has all of this in a folder of its own, `partition=N`. Each frame counts once,
+whatever a writer is doing to the folder meanwhile. It writes nothing.
 
 A file at or after the position does not count (its batch is not complete), nor does one whose offsets lie within those
 of another file of its kind in its place (the other was joined from it). A writer makes the joined file before it
@@ -39,6 +40,7 @@ ROWS = 4096
 _LONGEST = 120
 _NAME = re.compile(r"(?P<source>.+)-(?P<first>\d+)-(?P<last>\d+)-(?P<kind>[0-9a-f]{8})\.parquet")
 _DATE = re.compile(r"date=\d{4}-\d{2}-\d{2}")
+_SHARE = re.compile(r"partition=\d+")
 
 
 class _Position(msgspec.Struct, frozen=True):
@@ -99,15 +101,16 @@ class Folder:
     Attributes
     ----------
     path
-        The folder, or one day or source of it.
-    position
-        Offset up to which files count; None where the folder has no position file, so that all do.
+        The folder, one partition of the log in it, or one day or source of that.
+    positions
+        Offset up to which files count, by partition of the log: ``partition=3``, or empty where it has one. What has no
+        position file is not named: all its files count.
     chains
         By source, and in the order in which its configurations came.
     """
 
     path: Path
-    position: int | None
+    positions: dict[str, int]
     chains: tuple[Chain, ...]
 
 
@@ -131,6 +134,41 @@ def source_name(source: str) -> str:
     if len(escaped) > _LONGEST:
         escaped = f"{escaped[:_LONGEST]}%{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     return escaped or "%"
+
+
+def share_of(root: Path, partition: int) -> Path:
+    """Say where the frames of one partition of the log stand, where it has several.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    partition
+        Number of the log's partition.
+
+    Returns
+    -------
+    Path
+        A folder like one of a log with a single partition, whether it is there or not.
+    """
+    return root / f"partition={partition}"
+
+
+def shares(path: Path) -> list[Path]:
+    """List the folders that hold a partition of the log each.
+
+    Parameters
+    ----------
+    path
+        The folder, or any within it.
+
+    Returns
+    -------
+    list[Path]
+        It itself first, then each ``partition=N`` in it by number.
+    """
+    parts = [p for p in _names(path) if _SHARE.fullmatch(p.name)]
+    return [path, *sorted(parts, key=lambda p: int(p.name.removeprefix("partition=")))]
 
 
 def partition_of(root: Path, day: int, source: str) -> Path:
@@ -278,7 +316,7 @@ def open_folder(path: Path) -> Folder:
     Parameters
     ----------
     path
-        The folder, a day of it (``date=...``), or one source of a day.
+        The folder, a partition of the log in it (``partition=...``), a day (``date=...``), or one source of a day.
 
     Returns
     -------
@@ -291,19 +329,28 @@ def open_folder(path: Path) -> Folder:
         If there is no archive in it.
     """
     path = path.resolve()
-    position = _position(path)
+    positions: dict[str, int] = {}
+    chains: list[Chain] = []
+    for share in shares(path):
+        position = _position(share)
+        if position is not None:
+            positions["" if share == path else share.name] = position
+        chains += _chains(share, position)
+    if not chains:
+        raise ArchiveError(f"{path}: no archive is in this folder; name one that `gridsense archive` wrote")
+    return Folder(path, positions, tuple(sorted(chains, key=lambda c: (c.partitions[0].name, c.first, c.kind))))
+
+
+def _chains(share: Path, position: int | None) -> Iterator[Chain]:
+    """Find the streams of one partition of the log."""
     found: dict[tuple[str, str], list[FolderFile]] = {}
-    for partition in partitions(path):
+    for partition in partitions(share):
         for file in files_of(partition, position):
             found.setdefault((partition.name, file.kind), []).append(file)
-    chains = []
     for (_, kind), files in found.items():
         places = tuple(dict.fromkeys(f.path.parent for f in files))
         description = read_description(files[0].path)
-        chains.append(Chain(places, kind, position, description, min(f.first for f in files)))
-    if not chains:
-        raise ArchiveError(f"{path}: no archive is in this folder; name one that `gridsense archive` wrote")
-    return Folder(path, position, tuple(sorted(chains, key=lambda c: (c.partitions[0].name, c.first, c.kind))))
+        yield Chain(places, kind, position, description, min(f.first for f in files))
 
 
 def read_chain(
