@@ -8,6 +8,8 @@ event is counted and passed over. It writes to no topic; `StatusTopic`, the othe
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -16,8 +18,11 @@ from pathlib import Path
 
 import msgspec
 
+from gridsense.config import Config
 from gridsense.errors import StoreError
 from gridsense.fleet import name_of
+from gridsense.log_opening import log_place, open_log
+from gridsense.status import OpenSink
 from gridsense.store import EventStore
 from streams.errors import LogError
 from streams.log import EVENTS, STATUS, Log, Record
@@ -188,6 +193,63 @@ class Mirror:
         if self._since_s is None:
             return extent.first, before
         return first_since(source, EVENTS, self._now_ns() - round(self._since_s * 1e9)), before
+
+
+def mirror_of(config: Config, store: Path, since_s: float | None = None) -> Mirror:
+    """Make what keeps a store as the events and statuses are in the log that is configured.
+
+    Parameters
+    ----------
+    config
+        With the log in Kafka.
+    store
+        See `Mirror`.
+    since_s
+        Likewise.
+
+    Returns
+    -------
+    Mirror
+        Close it at the end.
+    """
+    source = f"{log_place(config)} {config.kafka.prefix}".strip()
+    return Mirror(lambda: open_log(config), store, source, since_s)
+
+
+def mirror(config: Config, store: Path, stop: threading.Event) -> None:
+    """Keep a store as the events and statuses are in the log that is configured, all of them, until told to stop.
+
+    Parameters
+    ----------
+    config
+        With the log in Kafka.
+    store
+        The store's file; made if absent.
+    stop
+        Set it to stop.
+    """
+    mirror_of(config, store).run(stop)
+
+
+def status_place(config: Config, part: str = "") -> Path | OpenSink:
+    """Say where a service tells how it is: in the event store, or in a topic where the log is in Kafka.
+
+    Parameters
+    ----------
+    config
+        The whole; kafka.instance tells one of several from the others, else its host and process do.
+    part
+        Which of several that this process is.
+
+    Returns
+    -------
+    Path | OpenSink
+        For the boards of `gridsense.status`.
+    """
+    if not config.log_servers:
+        return config.store_path
+    instance = config.kafka.instance or f"{socket.gethostname()}-{os.getpid()}"
+    return lambda: StatusTopic(open_log(config), f"{instance} {part}".strip())
 
 
 def first_since(source: Log, topic: str, time_ns: int) -> int:

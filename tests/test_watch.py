@@ -540,10 +540,10 @@ def test_the_configuration_says_where_the_store_is(
     says(store)
     config = tmp_path / "north.toml"
     config.write_text('[store]\npath = "events.db"\n')
-    watch(config, once=True)
+    watch(str(config), once=True)
     assert "59.988 Hz" in capsys.readouterr().out
     with pytest.raises(UsageError, match="no such file"):
-        watch(tmp_path / "south.toml", once=True)
+        watch(str(tmp_path / "south.toml"), once=True)
     with pytest.raises(UsageError, match="duration"):
         watch(store=path, since="for ever")
 

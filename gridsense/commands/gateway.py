@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from gridsense.commands.service import configured, make_room_for, stopping
 from gridsense.config import FILE_NAME, Config
+from gridsense.mirroring import status_place
 from gridsense.services.receiving import receive
 from gridsense.status import GatewayBoard
 
@@ -57,7 +58,7 @@ async def _receive(config: Config, stop: threading.Event) -> None:
         stopping_now.set()
 
     watching = asyncio.create_task(watch())
-    said = GatewayBoard(config.store_path)
+    said = GatewayBoard(status_place(config))
     try:
         await receive(config, config.gateway.connections, stopping_now, said.told)
     finally:

@@ -13,6 +13,7 @@ from types import FrameType
 
 from gridsense.config import Config, load
 from gridsense.logs import set_up
+from gridsense.mirroring import status_place
 from gridsense.pipeline import Pipeline
 from gridsense.status import ProcessorBoard
 
@@ -103,4 +104,4 @@ def board(config: Config) -> ProcessorBoard:
         An observer; close it at the end.
     """
     settings = config.pipeline_settings()
-    return ProcessorBoard(config.store_path, Pipeline(settings).threshold, settings.source)
+    return ProcessorBoard(status_place(config), Pipeline(settings).threshold, settings.source)

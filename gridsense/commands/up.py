@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from gridsense.commands.gateway import SPARE_FILES
 from gridsense.commands.service import board, configured, make_room_for, stopping
 from gridsense.config import FILE_NAME
+from gridsense.mirroring import status_place
 from gridsense.services.together import run_together
 from gridsense.status import GatewayBoard
 
@@ -56,5 +57,5 @@ def up(
         overrides = (*overrides, f"simulate.files=[{names}]")
     with configured(config, overrides) as loaded, stopping() as stop:
         make_room_for(4 * len(loaded.gateway.connections) + 4 * SPARE_FILES)
-        with closing(board(loaded)) as said, closing(GatewayBoard(loaded.store_path)) as gateway:
+        with closing(board(loaded)) as said, closing(GatewayBoard(status_place(loaded))) as gateway:
             run_together(loaded, stop, close=close, observers=[said], note=gateway.told)
