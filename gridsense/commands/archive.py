@@ -132,7 +132,8 @@ def _serve(stack: ExitStack, told: Config, archivers: Sequence[Archiver], heartb
     registry = CollectorRegistry()
     ServiceMetrics(registry, heartbeat.age_s)
     ArchiveMetrics(registry, lambda: writing.summed(it.totals for it in archivers))
-    LogMetrics(registry, lambda: open_log(told), {FRAMES: [writing.READER]})
+    if not told.log_servers:  # of Kafka, the group's offsets tell it, partition by partition
+        LogMetrics(registry, lambda: open_log(told), {FRAMES: [writing.READER]})
     key = "metrics.archive_port"
     stack.enter_context(LifeServer(told.metrics.host, port, registry, heartbeat, Readiness, key=key))
 
