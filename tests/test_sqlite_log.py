@@ -21,13 +21,13 @@ import pytest
 from streams.errors import LogError, LogFullError
 from streams.log import CONFIGURATIONS, FRAMES, Entry, Record, Retention
 from streams.sqlite_log import REBOOT_GAP, RETAIN_ROWS, SqliteLog, open_log
-from tests.log_contract import LogContract, Open, follow, plain, record
+from tests.log_contract import Open, TidyLogContract, follow, plain, record
 
 PAGE_BYTES = 4096
 KEYS = ("north", "south", "west")
 
 
-class TestSqliteLog(LogContract):
+class TestSqliteLog(TidyLogContract):
     @pytest.fixture
     def new(self, tmp_path: Path) -> Callable[[], Open]:
         number = count()

@@ -316,21 +316,22 @@ def _discreet(record: logging.LogRecord) -> bool:
 
 
 class _Relay(logging.Handler):
-    """Says what kafka-python logs as a line of ours, each kind of line once a while. Its callers are told by errors."""
+    """Says what kafka-python logs as a line of ours, each kind of line once a while.
+
+    Whoever called is told by an error; what kafka-python calls one is often no more than a connection that we closed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[tuple[str, str], float] = {}
+        self._said: dict[tuple[str, int], float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say it, or not."""
-        now, kind = time.monotonic(), (record.name, str(record.msg)[:80])
-        if now < self._said.get(kind, 0.0):
-            return
-        if len(self._said) > 1000:  # some messages are formatted before they are logged
-            self._said.clear()
-        self._said[kind] = now + REPEAT_S
-        _log.log(min(record.levelno, logging.WARNING), "%s: %s", record.name, record.getMessage())
+        now, line = time.monotonic(), (record.name, record.lineno)
+        if now >= self._said.get(line, 0.0):
+            self._said[line] = now + REPEAT_S
+            level = logging.INFO if record.levelno >= logging.ERROR else logging.DEBUG
+            _log.log(level, "%s: %s", record.name, record.getMessage())
 
 
 class _Hidden(str):
