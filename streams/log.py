@@ -32,6 +32,9 @@ JOIN_STATE = "pmu.join.state"
 STATUS = "pmu.status"
 """Compacted: what each service says of itself."""
 
+LEASE = "pmu.lease"
+"""One partition, without records: which gateway of a pair writes, and how far it has come, are offsets of it."""
+
 READ_BYTES = 1 << 22
 """Bytes of values that one read returns, as a rule."""
 
@@ -80,7 +83,7 @@ class Record(NamedTuple):
         When it came, UTC nanoseconds by the writer's clock.
     key
         Who it is of: the name of a connection, behind that of its region and a slash where it has one. With an empty
-        value and no name it only says what time it is: for one region, or, where the key is empty, for everybody.
+        value and no name it only says what time it is, for that region.
     value
         Bytes, untouched: whole frames, one or several after another.
     note

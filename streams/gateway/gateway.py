@@ -14,10 +14,10 @@ from contextlib import suppress
 from streams.gateway.clock import SteadyClock
 from streams.gateway.connection import READ_BYTES, Connection
 from streams.gateway.intake import Claims, Intake
+from streams.gateway.marks import Marks
 from streams.gateway.settings import ConnectionSettings, GatewaySettings, check
 from streams.gateway.status import ConnectionStatus, Counts, State, Totals
-from streams.gateway.writer import Writer
-from streams.log import Log
+from streams.gateway.writer import Sink, Writer
 
 
 class Gateway:
@@ -39,7 +39,7 @@ class Gateway:
 
     def __init__(
         self,
-        make_log: Callable[[], Log],
+        make_log: Callable[[], Sink],
         connections: Sequence[ConnectionSettings],
         settings: GatewaySettings | None = None,
         clock: SteadyClock | None = None,
@@ -64,6 +64,7 @@ class Gateway:
             )
             for c in connections
         ]
+        self._marks = Marks(self._intakes, self._writer, settings.mark_s)
         buffer = bytearray(READ_BYTES)
         self._connections = [
             Connection(c, settings, intake, clock=self._clock, chance=chance, buffer=buffer)
@@ -135,6 +136,7 @@ class Gateway:
                         await stop.wait()
                 for connection in self._connections:
                     connection.tick(loop.time())
+                self._marks.tick(self._clock.now_ns())
         finally:
             for task in tasks:
                 task.cancel()

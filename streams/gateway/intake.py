@@ -180,7 +180,14 @@ class Intake:
         self.vain_bytes = 0
         """Rises with what cost work and brought nothing: bytes, and some for each piece of them."""
         self.last_frame_ns = 0
+        self.offered_ns = 0
+        """Arrival of the newest frames or configuration given to the log."""
         self.header = ""
+
+    @property
+    def key(self) -> str:
+        """Of its records in the log."""
+        return self._name
 
     @property
     def crowded(self) -> bool:
@@ -315,7 +322,7 @@ class Intake:
         if self._writer.offer(FRAMES, Record(now_ns, self._name, frames)):
             counts.frames += count
             counts.frames_bytes += size
-            self.last_frame_ns = now_ns
+            self.last_frame_ns = self.offered_ns = now_ns
         else:
             counts.refused[Reason.DROPPED_FULL] += count
             counts.dropped_frames += count
@@ -441,6 +448,7 @@ class Intake:
         if identity != self._written:
             if not self._writer.offer_configuration(Record(now_ns, self._name, b"".join(frames))):
                 raise LogFullError("the log has no room, not even for a configuration: see what fills its disk")
+            self.offered_ns = now_ns
             self.counts.configuration_changes += bool(self._written)
             self._written = identity
         self.counts.configurations += 1

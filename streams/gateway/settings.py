@@ -112,6 +112,9 @@ class GatewaySettings:
         How often deadlines are looked at.
     stop_s
         Time for what was gathered to be written at the end, once the connections are closed (up to a second).
+    mark_s
+        Nothing having come for a region for so long, the log is told what time it is; longer in proportion where fewer
+        than 12 frames a second are reported. 0: never; who reads the log then says it.
     allow_shared_id_codes
         Whether two connections may carry streams of one ID code.
     """
@@ -133,6 +136,7 @@ class GatewaySettings:
     flush_s: float = 0.02
     tick_s: float = 0.1
     stop_s: float = 3.0
+    mark_s: float = 0.0
     allow_shared_id_codes: bool = False
 
 

@@ -10,11 +10,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Protocol
 
 from streams.errors import LogError, LogFullError
-from streams.log import CONFIGURATIONS, DEAD_LETTERS, FRAMES, Log, Record
+from streams.log import CONFIGURATIONS, DEAD_LETTERS, FRAMES, Entry, Record
 
 RECORD_BYTES = 128
 """What a record costs beside its value, about."""
@@ -33,6 +34,22 @@ _COMPLAIN_S = 60.0
 _log = logging.getLogger(__name__)
 
 
+class Sink(Protocol):
+    """Where a writer writes to: a log, or what stands before one. Its methods are those of `streams.log.Log`."""
+
+    def append(self, topic: str, records: Sequence[Record]) -> object:
+        """Write records; see `streams.log.Log`."""
+        ...
+
+    def latest(self, topic: str) -> dict[str, Entry]:
+        """Read the newest entry of each key; see `streams.log.Log`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
 class Writer:
     """Gathers records and writes them from a thread of its own.
 
@@ -46,7 +63,7 @@ class Writer:
         What is gathered at most.
     """
 
-    def __init__(self, make_log: Callable[[], Log], flush_s: float, buffer_bytes: int) -> None:
+    def __init__(self, make_log: Callable[[], Sink], flush_s: float, buffer_bytes: int) -> None:
         self._make_log = make_log
         self._flush_s = flush_s
         self._buffer_bytes = buffer_bytes
@@ -146,10 +163,12 @@ class Writer:
             raise self.failure
 
     def _run(self) -> None:
+        log: Sink | None = None
         try:
             log = self._make_log()
             known = {key: entry.value for key, entry in log.latest(CONFIGURATIONS).items()}
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            self._let_go(log)
             self.known.set_exception(error)
             return
         self.known.set_result(known)
@@ -158,7 +177,7 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - the gateway looks for it and raises it
             self.failure = error
 
-    def _write(self, log: Log | None) -> None:
+    def _write(self, log: Sink | None) -> None:
         try:
             while True:
                 stopping = self._stopping.wait(self._flush_s)
@@ -185,7 +204,7 @@ class Writer:
             room -= len(batch[-1][1].value)
         return batch
 
-    def _append(self, log: Log | None, topic: str, records: list[Record]) -> Log | None:
+    def _append(self, log: Sink | None, topic: str, records: list[Record]) -> Sink | None:
         """Append until it is done, or until there is no time left; the log, perhaps opened anew."""
         retry_s = self._flush_s
         while True:
@@ -210,7 +229,7 @@ class Writer:
             if self._stopping.wait(retry_s):
                 time.sleep(self._flush_s)
 
-    def _let_go(self, log: Log | None) -> None:
+    def _let_go(self, log: Sink | None) -> None:
         if log is not None:
             try:
                 log.close()
