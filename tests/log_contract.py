@@ -84,8 +84,7 @@ class LogMachine(RuleBasedStateMachine):
         model = self.topics[topic]
         end = self.logs[who].append(topic, new)
         assert end >= model.end + len(new)
-        reading = self.logs[1 - who].read(topic, model.end)
-        appended = reading.entries
+        appended, lost = follow(self.logs[1 - who], topic, model.end)
         if topic == CONFIGURATIONS:
             newest = {entry.key: entry for entry in appended}
             assert set(plain(appended)) <= set(new)
@@ -94,7 +93,7 @@ class LogMachine(RuleBasedStateMachine):
             model.entries = [entry for entry in model.entries if entry.key not in newest]
         else:
             assert plain(appended) == new
-        assert not reading.lost
+        assert not lost
         model.entries += appended
         model.end = end
 
