@@ -17,6 +17,7 @@ from rich.text import Text
 from gridsense.config import FILE_NAME, ConnectionSection, Loaded, load, values
 from gridsense.config.kinds import toml_text
 from gridsense.config.reading import DEFAULT
+from gridsense.log_opening import log_place
 from gridsense.metrics import IDENTITY_LETTERS
 
 _LINE_WIDTH = 160
@@ -105,8 +106,7 @@ def _joined(origins: Iterable[str]) -> str:
 def _places(loaded: Loaded) -> str:
     """Say which files are meant, and which model."""
     config, model = loaded.config, loaded.config.model()
-    log = ", ".join(config.log_servers) or config.log_path
-    files = f"log {log}\nevent store {config.store_path}\narchive {config.archive_path}"
+    files = f"log {log_place(config)}\nevent store {config.store_path}\narchive {config.archive_path}"
     if model is None:
         return files
     identity = model.identity[:IDENTITY_LETTERS]

@@ -17,13 +17,13 @@ from prometheus_client import CollectorRegistry
 from gridsense.config import Config, ConnectionSection
 from gridsense.errors import UsageError
 from gridsense.life import Heartbeat, LifeServer, Readiness
+from gridsense.log_opening import log_place, open_log
 from gridsense.metrics import GatewayMetrics, LogMetrics, ServiceMetrics
 from streams.errors import LogError
 from streams.gateway.gateway import Gateway
 from streams.gateway.settings import ConnectionSettings, GatewaySettings, Transport
 from streams.gateway.status import ConnectionStatus, Totals
 from streams.log import DEAD_LETTERS, FRAMES
-from streams.sqlite_log import open_log
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ async def receive(
     """
     if not connections:
         raise UsageError("gateway.connections is empty: name at least one PMU or concentrator to receive from")
-    gateway = Gateway(lambda: open_log(config.log_path), connection_settings(connections), gateway_settings(config))
+    gateway = Gateway(lambda: open_log(config), connection_settings(connections), gateway_settings(config))
     heartbeat = Heartbeat()
 
     def ready() -> Readiness:
@@ -125,14 +125,14 @@ async def receive(
     registry = CollectorRegistry()
     ServiceMetrics(registry, heartbeat.age_s)
     GatewayMetrics(registry, gateway.status, gateway.totals)
-    LogMetrics(registry, lambda: open_log(config.log_path), {FRAMES: [], DEAD_LETTERS: []})
+    LogMetrics(registry, lambda: open_log(config), {FRAMES: [], DEAD_LETTERS: []})
     with ExitStack() as stack:
         host, port = config.metrics.host, config.metrics.gateway_port
         if port:
             key = "metrics.gateway_port"
             server = stack.enter_context(LifeServer(host, port, registry, heartbeat, ready, key=key))
             log.info("signs of life at http://%s:%d", host, server.port)
-        log.info("receiving from %d connections into %s", len(connections), config.log_path)
+        log.info("receiving from %d connections into %s", len(connections), log_place(config))
         beating = asyncio.create_task(_beat(heartbeat, lambda: note(gateway.status(), gateway.totals())))
         ended = threading.Event()
         retaining = asyncio.create_task(asyncio.to_thread(_retain, config, ended))
@@ -164,7 +164,7 @@ def _retain(config: Config, ended: threading.Event) -> None:
     while not ended.wait(RETAIN_S):
         began_s = time.monotonic()
         try:
-            opened = open_log(config.log_path)
+            opened = open_log(config)
             try:
                 gone = sum(opened.retain(topic, retention) for topic in (FRAMES, DEAD_LETTERS))
             finally:
