@@ -31,6 +31,7 @@ from gridsense.events import Cause, Event
 from streams import align
 from streams.c37118.stream import Counts, Refusal
 from streams.errors import LogError
+from streams.gateway.spill import SpillStatus
 from streams.gateway.status import ConnectionStatus, Reason, State, Totals
 from streams.log import Extent, Log, Lost
 
@@ -350,6 +351,41 @@ FAILED_WRITES = Series(
     "gridsense_gateway_failed_writes_total",
     Kind.COUNTER,
     "Writes that the log refused; they are tried again. Rising: make room on the log's disk.",
+)
+STANDBY = Series(
+    "gridsense_gateway_standby",
+    Kind.GAUGE,
+    "1 while another gateway of a pair writes to Kafka and this one waits, else 0. Both alike for long: look at their "
+    "log lines.",
+)
+SPILL_RECORDS = Series(
+    "gridsense_gateway_spill_records",
+    Kind.GAUGE,
+    "Records on disk that Kafka has not taken yet; of a standby those that it keeps for its turn. Rising: see why "
+    "Kafka takes nothing.",
+)
+SPILL_SIZE = Series(
+    "gridsense_gateway_spill_bytes",
+    Kind.GAUGE,
+    "Bytes of them. At kafka.spill_size the gateway's memory fills, and beyond gateway.buffer_size frames are lost.",
+)
+SPILLED = Series(
+    "gridsense_gateway_spilled_records_total", Kind.COUNTER, "Records that reached Kafka by way of the disk."
+)
+KAFKA_FAILURES = Series(
+    "gridsense_gateway_kafka_failures_total",
+    Kind.COUNTER,
+    "Times Kafka failed or could not be reached. Rising steadily: the gateway's log says why.",
+)
+FENCED = Series(
+    "gridsense_gateway_fenced_total",
+    Kind.COUNTER,
+    "Times another gateway took over. Rising steadily: two of one name and no kafka.standby, or one that is too slow.",
+)
+RECOVERY = Series(
+    "gridsense_gateway_recovery_seconds",
+    Kind.GAUGE,
+    "Length of the newest outage of Kafka, until all that had waited was written. 0: there was none.",
 )
 CLOCK_STEPS = Series(
     "gridsense_gateway_clock_steps_total",
@@ -769,6 +805,8 @@ class GatewayMetrics:
         Says what they have in common; called likewise.
     now_ns
         The clock, UTC nanoseconds.
+    spill
+        How what Kafka does not take stands on disk; None where the log is not in Kafka.
     """
 
     def __init__(
@@ -777,8 +815,9 @@ class GatewayMetrics:
         status: Callable[[], Sequence[ConnectionStatus]],
         totals: Callable[[], Totals],
         now_ns: Callable[[], int] = time.time_ns,
+        spill: SpillStatus | None = None,
     ) -> None:
-        self._status, self._totals = status, totals
+        self._status, self._totals, self._spill = status, totals, spill
         self._now_ns, self._started_ns = now_ns, now_ns()
         registry.register(
             _AtScrape(
@@ -786,6 +825,7 @@ class GatewayMetrics:
                 *(CONNECTIONS, CONNECTION_UP, GATEWAY_FRAMES, GATEWAY_BYTES, GATEWAY_REFUSED, GATEWAY_DROPPED),
                 *(CONNECTS, CONFIGURATION_CHANGES, GATEWAY_AGE, GATEWAY_PMUS, RATE),
                 *(WAITING, WRITTEN, FAILED_WRITES, CLOCK_STEPS),
+                *((STANDBY, SPILL_RECORDS, SPILL_SIZE, SPILLED, KAFKA_FAILURES, FENCED, RECOVERY) if spill else ()),
             )
         )
 
@@ -811,6 +851,14 @@ class GatewayMetrics:
         yield WRITTEN, (), totals.written_bytes
         yield FAILED_WRITES, (), totals.failed_writes
         yield CLOCK_STEPS, (), totals.clock_steps
+        if spill := self._spill:
+            yield STANDBY, (), spill.standby
+            yield SPILL_RECORDS, (), spill.waiting_records
+            yield SPILL_SIZE, (), spill.waiting_bytes
+            yield SPILLED, (), spill.spilled_records
+            yield KAFKA_FAILURES, (), spill.failures
+            yield FENCED, (), spill.fenced
+            yield RECOVERY, (), spill.recovery_s
 
 
 class ArchiveTotals(Protocol):

@@ -34,6 +34,7 @@ from gridsense.metrics import (
 from streams import align
 from streams.c37118.stream import Counts, Refusal, StreamParser
 from streams.errors import LogError
+from streams.gateway.spill import SpillStatus
 from streams.gateway.status import ConnectionStatus, Reason, State, Totals
 from streams.gateway.status import Counts as GatewayCounts
 from streams.log import DEAD_LETTERS, FRAMES, Extent, Lost, Record
@@ -105,7 +106,7 @@ def everything(path: Path) -> list[CollectorRegistry]:
     with_refusal = GatewayCounts()
     with_refusal.refused["crc"] = 1
     connections = [connection("a", State.STREAMING, 1.0, with_refusal)]
-    GatewayMetrics(gateway, lambda: connections, lambda: totals(connections))
+    GatewayMetrics(gateway, lambda: connections, lambda: totals(connections), spill=SpillStatus())
     log = open_log(path)
     log.append(FRAMES, [Record(1, "a", b"x")])
     log.commit(FRAMES, "processor", 0)

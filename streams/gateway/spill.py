@@ -7,14 +7,15 @@ it keeps in the file what the other has not surely written. It knows no Kafka: t
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from streams.errors import FencedError, LogError, LogFullError, UnreachableError
 from streams.gateway.standby import Lacking
@@ -181,9 +182,30 @@ def open_spill(make_target: Callable[[], Target], settings: SpillSettings, statu
     -------
     Spill
         To be closed after use.
+
+    Raises
+    ------
+    LogError
+        If another process uses the file, or it cannot be made.
     """
-    spill = Spill(make_target, settings, status, open_log(settings.path), open_log(settings.path))
-    spill.start()
+    real = settings.path.resolve()
+    try:
+        held = real.with_name(f"{real.name}.lock").open("a", encoding="ascii")
+    except OSError as error:
+        raise LogError(f"{settings.path}: {error.strerror}; name a file that can be written in kafka.spill") from error
+    with ExitStack() as failed:
+        failed.enter_context(held)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LogError(
+                f"{settings.path}: another gateway uses it ({error.strerror}): give each its own kafka.spill"
+            ) from error
+        file = failed.enter_context(closing(open_log(settings.path)))
+        drained = failed.enter_context(closing(open_log(settings.path)))
+        spill = Spill(make_target, settings, status, file=file, drained=drained, held=held)
+        spill.start()
+        failed.pop_all()
     return spill
 
 
@@ -202,6 +224,8 @@ class Spill:
         The file, for the thread that writes.
     drained
         The same file, for the thread that empties it.
+    held
+        Locked while this process uses the file.
     """
 
     def __init__(
@@ -209,14 +233,17 @@ class Spill:
         make_target: Callable[[], Target],
         settings: SpillSettings,
         status: SpillStatus,
+        *,
         file: SqliteLog,
         drained: SqliteLog,
+        held: IO[str],
     ) -> None:
         self._make_target = make_target
         self._settings = settings
         self._status = status
         self._file = file  # under the lock
         self._drained = drained  # of the drainer alone
+        self._held = held
         self._lock = threading.Lock()
         self._direct: Target | None = None  # under the lock: what comes goes there
         self._target: Target | None = None  # of the drainer alone, save while it is `_direct`
@@ -297,6 +324,7 @@ class Spill:
         self._status.direct = False
         self._file.close()
         self._drained.close()
+        self._held.close()
 
     def _check(self) -> None:
         """Raise what ended the thread before its time, if anything did: this object is of no more use then."""
