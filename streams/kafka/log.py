@@ -320,6 +320,7 @@ class KafkaLog:
 
     def _bound(self, topic: str, which: OffsetSpec, partition: int | None = None) -> int:
         """Ask where a partition begins, or where what is committed ends."""
+        self.partitions(topic)  # who may not look at it is told so here alone
         tp = TopicPartition(self.settings.topic(topic), self.partition if partition is None else partition)
         with self._doing(f"looking at {tp.topic} {tp.partition}"):
             found = self._asked(
