@@ -1,7 +1,7 @@
 """The command line: words in, files, tables and exit codes out.
 
-Exit codes: 0 it ran, 2 usage or configuration, 3 input unreadable, 4 a peer unreachable. Results go to stdout, all
-else to stderr. Nothing is computed here.
+Exit codes: 0 it ran, 1 a check found differences, 2 usage or configuration, 3 input unreadable, 4 a peer unreachable.
+Results go to stdout, all else to stderr. Nothing is computed here.
 """
 
 from __future__ import annotations
@@ -35,12 +35,15 @@ from gridsense.commands.model import compare, verify
 from gridsense.commands.model import inspect as inspect_model
 from gridsense.commands.run import run as run_processor
 from gridsense.commands.simulate_pmu import simulate_pmu
+from gridsense.commands.topics import check as check_topics
+from gridsense.commands.topics import create as create_topics
+from gridsense.commands.topics import show as list_topics
 from gridsense.commands.train import train
 from gridsense.commands.up import up
 from gridsense.commands.watch import watch
 from gridsense.demo import show as watching
 from gridsense.detection import Settings as DetectionSettings
-from gridsense.errors import GridSenseError, PeerError, UsageError
+from gridsense.errors import DifferenceError, GridSenseError, PeerError, UsageError
 from gridsense.events import rfc3339
 from gridsense.pipeline import SCORERS, Scorer, Settings
 from gridsense.predictions import PredictionTable
@@ -49,10 +52,11 @@ from gridsense.sources import open_source
 from gridsense.store import EventStore
 from models.errors import ModelsError
 from streams.archives import Archive
-from streams.errors import SettingsError, StreamsError
+from streams.errors import DeniedError, SettingsError, StreamsError, UnreachableError
 
 EXIT_OK = 0
 EXIT_BUG = 1
+EXIT_DIFFERS = 1
 EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_PEER = 4
@@ -70,11 +74,12 @@ app = App(
 
     Live: `init` writes a configuration, `check-config` checks it; `gateway` receives from PMUs into a log, `run`
     processes the log into events, `archive` keeps its frames as Parquet, `watch` shows what is found. `up` does all of
-    it in one process; `simulate-pmu` serves a recording as real PMUs would.
+    it in one process; `simulate-pmu` serves a recording as real PMUs would. `topics` makes what a log in Kafka
+    needs.
 
     Options of all commands: `--debug` shows where an error came from.
 
-    Exit codes: 0 it ran, 2 usage, 3 input unreadable, 4 a peer unreachable.
+    Exit codes: 0 it ran, 1 a check found differences, 2 usage, 3 input unreadable, 4 a peer unreachable or refusing.
     """,
     help_format="markdown",
     version=lambda: f"gridsense {version('gridsense-pmu')}",
@@ -104,7 +109,8 @@ def exit_code(error: Exception) -> int:
     """
     kinds: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
         ((CycloptsError, UsageError, SettingsError), EXIT_USAGE),
-        ((PeerError,), EXIT_PEER),
+        ((PeerError, UnreachableError, DeniedError), EXIT_PEER),
+        ((DifferenceError,), EXIT_DIFFERS),
         ((GridSenseError, StreamsError, BaselinesError, ModelsError, OSError), EXIT_INPUT),
     )
     return next((code for classes, code in kinds if isinstance(error, classes)), EXIT_BUG)
@@ -326,6 +332,13 @@ _command(verify, model)
 _command(compare, model)
 
 
+topics = App(name="topics", help="Kafka's topics: make them as configured, say what differs, list them.")
+app.command(topics)
+_command(create_topics, topics, "create")
+_command(check_topics, topics, "check")
+_command(list_topics, topics, "list")
+
+
 def _scorers(words: str) -> tuple[Scorer, ...]:
     """Read the names of scorers; in which order they stand does not matter."""
     names = {word.strip() for word in words.split(",")}
@@ -441,7 +454,7 @@ def _sentence(error: Exception, code: int) -> str:
     """Say what, which, and what to do: in one line, or in a line for each mistake in a configuration."""
     lines = str(error).splitlines() if isinstance(error, UsageError) else [str(error)]
     message = "\n".join(" ".join(line.split()) for line in lines).strip() or type(error).__name__
-    if code == EXIT_BUG:
+    if code == EXIT_BUG and not isinstance(error, DifferenceError):
         return f"internal error: {type(error).__name__}: {message}; run again with --debug and report what it shows"
     if isinstance(error, CycloptsError):
         return f"{message} See gridsense --help."

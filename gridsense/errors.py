@@ -7,10 +7,11 @@
     ├── StoreError           the event store cannot be opened or written      exit 3
     ├── TrainingError        a training failed; the message quotes its log    exit 3
     ├── VerificationError    a model is whole, and breaks a promise           exit 3
-    └── PeerError            a broker or worker cannot be reached             exit 4
+    ├── PeerError            a broker or worker cannot be reached             exit 4
+    └── DifferenceError      a check found what differs; no failure           exit 1
 
 `streams.errors.StreamsError`, `baselines.errors.BaselinesError` and `models.errors.ModelsError` are the roots of the
-libraries'; all exit with 3.
+libraries'; all exit with 3, save `streams.errors.SettingsError` (2), `UnreachableError` and `DeniedError` (4).
 A class exists only where a caller catches it differently. A message says what, which, and what to do.
 """
 
@@ -47,3 +48,7 @@ class VerificationError(GridSenseError):
 
 class PeerError(GridSenseError):
     """A broker or worker cannot be reached."""
+
+
+class DifferenceError(GridSenseError):
+    """A check has found what differs; the message says what to do about it."""

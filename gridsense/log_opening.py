@@ -7,13 +7,20 @@ secrets are read here, once; what is in them goes nowhere else.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gridsense.config import Config
 from gridsense.errors import UsageError
 from streams import sqlite_log
 from streams.errors import SettingsError
 from streams.kafka.settings import KafkaSettings, Mechanism, Protocol, Secret, Security
-from streams.log import Log
+from streams.log import DEAD_LETTERS, EVENTS, FRAMES, PREDICTIONS, REGIONAL, SCORES, Log, Retention
+
+if TYPE_CHECKING:
+    from streams.kafka.topics import TopicSpec
+
+RECORD_BYTES = 16 << 20
+"""The largest value in Kafka: a frame has at most 64 KiB, but one record holds what came in one piece."""
 
 _SECRET_BYTES = 1 << 16
 """No file of a password is larger; another is a mistake in its name."""
@@ -56,6 +63,7 @@ def kafka_settings(config: Config) -> KafkaSettings:
             check_hostname=it.check_hostname,
         ),
         prefix=it.prefix,
+        record_bytes=RECORD_BYTES,
         regions=it.regions,
         allow_plaintext=it.allow_plaintext,
         compression="" if it.compression == "none" else it.compression,
@@ -85,6 +93,34 @@ def open_log(config: Config) -> Log:
     from streams.kafka.log import KafkaLog  # noqa: PLC0415 - who has no Kafka need not wait for its client
 
     return KafkaLog(kafka_settings(config))
+
+
+def topic_specs(config: Config) -> list[TopicSpec]:
+    """Say what each topic of Kafka should be like.
+
+    Parameters
+    ----------
+    config
+        Any.
+
+    Returns
+    -------
+    list[TopicSpec]
+        Names without the prefix.
+    """
+    from streams.kafka.topics import TopicSettings, specs  # noqa: PLC0415 - as above
+
+    it, size = config.kafka, config.log.retention_size
+    retention = {
+        FRAMES: config.retention(),
+        DEAD_LETTERS: Retention(it.dead_letters_retention, size),
+        SCORES: Retention(it.scores_retention, size),
+        PREDICTIONS: Retention(it.predictions_retention, size),
+        REGIONAL: config.retention(),
+        EVENTS: Retention(it.events_retention),
+    }
+    min_in_sync = it.min_in_sync or max(it.replication - 1, 1)
+    return specs(TopicSettings(it.partitions, it.replication, min_in_sync, RECORD_BYTES, retention))
 
 
 def log_place(config: Config) -> str:

@@ -179,7 +179,7 @@ class LogSection(Section):
 
     retention_size: Bytes = Field(default=50 << 30, ge=0)
     """How much is kept; beyond it the oldest frames go, whatever `retention` says. 0: however much. With Kafka: of each
-    topic, over all its partitions, one copy counted."""
+    topic, an equal share for each partition, one copy counted."""
 
 
 class KafkaSection(Section):
