@@ -33,6 +33,7 @@ from gridsense.commands.gateway import gateway
 from gridsense.commands.init import init
 from gridsense.commands.model import compare, verify
 from gridsense.commands.model import inspect as inspect_model
+from gridsense.commands.replay import replay
 from gridsense.commands.run import run as run_processor
 from gridsense.commands.simulate_pmu import simulate_pmu
 from gridsense.commands.topics import check as check_topics
@@ -74,8 +75,8 @@ app = App(
 
     Live: `init` writes a configuration, `check-config` checks it; `gateway` receives from PMUs into a log, `run`
     processes the log into events, `archive` keeps its frames as Parquet, `watch` shows what is found. `up` does all of
-    it in one process; `simulate-pmu` serves a recording as real PMUs would. `topics` makes what a log in Kafka
-    needs.
+    it in one process; `simulate-pmu` serves a recording as real PMUs would, `replay` writes one into a log. `topics`
+    makes the topics of a log in Kafka.
 
     Options of all commands: `--debug` shows where an error came from.
 
@@ -322,7 +323,7 @@ def detect(
         console.print(line, highlight=False, markup=False)
 
 
-for _function in (simulate_pmu, gateway, run_processor, watch, archive, up, init, check_config, train):
+for _function in (simulate_pmu, replay, gateway, run_processor, watch, archive, up, init, check_config, train):
     _command(_function)
 
 model = App(name="model", help="Trained models: what one is, whether every engine runs it alike, which is better.")
