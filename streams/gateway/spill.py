@@ -35,7 +35,10 @@ SLACK_BYTES = 1 << 26
 TURN_S = 0.2
 """How often the right to write is looked at, and whether anything waits."""
 
-_RETRY_MOST_S = 5.0
+TRIM_S = 1.0
+"""How often a standby removes what the other one has written."""
+
+_RETRY_MOST_S = 2.0
 _COMPLAIN_S = 60.0
 _WRITTEN, _LAST, _ATTEMPT, _ATTEMPT_TO = "written", "last", "attempt", "attempt-to"
 """What is remembered in the file beside the records, as readers' positions: the first offset that was not written yet;
@@ -252,6 +255,7 @@ class Spill:
         self._lacking: Lacking | None = None
         self._lacking_until_s = 0.0
         self._last = 0
+        self._trimmed_s = float("-inf")
         self._failed_s: float | None = None
         self._answered_s = 0.0
         self._recovered = 0
@@ -421,9 +425,16 @@ class Spill:
         self._retreat()
         self._settled, self._failed_s = False, None
         if not self._status.standby:
-            _log.info("another gateway is the one that writes; this one stands by")
+            _log.info("it is not this gateway's turn to write; it stands by")
             self._status.standby = True
-        _, covered_ns = target.place()
+        if time.monotonic() - self._trimmed_s < TRIM_S:
+            return
+        self._trimmed_s = time.monotonic()
+        try:
+            _, covered_ns = target.place()
+        except UnreachableError as error:
+            _log.debug("nothing is removed from %s: %s", self._settings.path, error)
+            return
         ahead_s = (covered_ns - time.time_ns()) / 1e9
         if ahead_s > self._settings.margin_s:
             self._complain(f"the clock of the other gateway is {ahead_s:.1f} s ahead of this one's: set them right")
