@@ -296,7 +296,7 @@ class KafkaSection(Section):
     """File in which a gateway keeps what Kafka does not take, a relative path counted from this file's folder."""
 
     spill_size: Bytes = Field(default=10 << 30, ge=1 << 20)
-    """How much it keeps there; beyond it the newest frames are dropped and counted."""
+    """How much it keeps there; then memory fills, and beyond gateway.buffer_size the newest frames are dropped."""
 
     standby: Flag = False
     """Whether this gateway receives only while no other of the same group does: two of the same configuration, one of
