@@ -131,11 +131,14 @@ class Words:
         `(K, N)` -ln p; -inf where too few PMUs have a score.
     background
         `(K, N)`: how restless the grid has been lately, which a score must exceed by its threshold; 0 for slow scorers.
+    told_ns
+        For each event that was raised or closed, the tick at which it was.
     """
 
     threshold: NDArray[np.float64]
     score: NDArray[np.float64]
     background: NDArray[np.float64]
+    told_ns: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +349,8 @@ class Detector:
         state = state.copy()
         out: list[Event] = []
         count = len(ticks.time_ns)
-        words = Words(np.array(self.thresholds), *np.empty((2, count, len(self.windows_ns))))
+        score, background = np.empty((2, count, len(self.windows_ns)))
+        words = Words(np.array(self.thresholds), score, background, told_ns=[])
         hop = ticks.signals.shape[1]
         frames = np.concatenate([state.recent, ticks.signals.reshape(-1, *ticks.signals.shape[2:])])
         for k, now in enumerate(ticks.time_ns.tolist()):
@@ -356,6 +360,7 @@ class Detector:
             words.score[k], words.background[k] = tick.said, state.background
             out += self._grid(state, tick)
             out += self._local(state, tick)
+            words.told_ns.extend([now] * (len(out) - len(words.told_ns)))
             if state.grid is None:
                 state.before = _settle(state.before, _level(tick.signals))
         return state, out, words

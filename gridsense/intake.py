@@ -1,6 +1,6 @@
 """Entries of the log in, turns for the pipeline out: decoded, in order, and the same however they were read.
 
-The log is the only clock: wall-clock time passes when an entry of nobody says so, and a source that is new, or whose
+The log is the only clock: wall-clock time passes when a mark says so, and a source that is new, or whose
 configuration has changed, joins at a moment that the entries' own times name. So whoever reads the same entries again,
 in pieces of any size, feeds the same to the pipeline. It judges nothing.
 """
@@ -19,13 +19,16 @@ from streams.block import FrameBatch
 from streams.c37118.configuration import ConfigurationFrame, encode_configuration
 from streams.c37118.stream import Item, RefusedFrame, StreamParser
 from streams.channels import ChannelTable
-from streams.log import Entry
+from streams.log import Entry, is_mark
 
 log = logging.getLogger(__name__)
 
 JOIN_NS = 500_000_000
 """How long sources that are new gather before they join together: each joining lays everything out anew. Shorter than
 the lateness, so that a source that only changed its configuration misses nothing."""
+
+KEYS_MOST = 10_000
+"""Connections at most: whoever may write into the log could name any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class DeadLetter:
     key
         Connection.
     reason
-        A `streams.c37118.stream.Refusal`, ``rate`` or ``no_pmu``; ``pipeline`` where that could not take it.
+        A `streams.c37118.stream.Refusal`, ``rate``, ``no_pmu`` or ``empty``; ``key`` or ``region`` where there are too
+        many; ``pipeline`` where that could not take it.
     frame
         Its bytes.
     detail
@@ -140,11 +144,18 @@ class Intake:
             self.clock_ns = max(self.clock_ns + 1, entry.time_ns)
             if self._joining and self.clock_ns >= self._join_ns:
                 yield from self._joined()
-            if not entry.value:
+            key = entry.key
+            if is_mark(key, entry.value):
                 yield from self._ready()
                 yield Turn([], self.clock_ns)
                 continue
-            key = entry.key
+            if not entry.value:
+                self._drop(DeadLetter(self.clock_ns, key, "empty", b"", "there is nothing in it"))
+                continue
+            if key not in self._parsers and len(self._parsers) + len(self._segments) >= KEYS_MOST:
+                detail = f"there are {KEYS_MOST} connections already, and {key!r} is none of them"
+                self._drop(DeadLetter(self.clock_ns, "", "key", entry.value, detail))
+                continue
             self.bytes[key] += len(entry.value)
             self.newest_ns[key] = self.clock_ns
             self._segments.setdefault(key, []).append((self.clock_ns, entry.value))

@@ -134,6 +134,8 @@ class Output:
         The ticks that became whole.
     grid
         What the scorers say of the grid at those ticks.
+    told_ns
+        For each event, the event time at which it was raised or known to have ended, however the frames were cut.
     """
 
     events: tuple[Event, ...]
@@ -141,6 +143,7 @@ class Output:
     signals: Block
     scored: scoring.Scored
     grid: detection.Words
+    told_ns: tuple[int, ...]
 
 
 class Pipeline:
@@ -394,7 +397,8 @@ class _Stages:
         # What was open under the old table ends here: what goes on is seen anew.
         ended = [replace(event, end_ns=max(int(judged.time_ns[0]), event.raised_ns)) for event in self.inherited]
         self.inherited = []
-        return [Output((*ended, *troubles, *events), judged, signals, scored, grid)]
+        told_ns = (*(e.end_ns or e.raised_ns for e in (*ended, *troubles)), *grid.told_ns)
+        return [Output((*ended, *troubles, *events), judged, signals, scored, grid, told_ns)]
 
 
 def _carriers(layout: align.Layout) -> list[str]:

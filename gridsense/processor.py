@@ -7,7 +7,6 @@ file. It makes no connection and shows nothing; `Observer`s do.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -17,28 +16,24 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from baselines.errors import BaselinesError
 from gridsense.errors import StoreError
 from gridsense.events import Cause, Event, event_id
-from gridsense.freezing import Frozen
-from gridsense.intake import DeadLetter, Intake, Turn
-from gridsense.pipeline import Learned, Output, Pipeline
+from gridsense.intake import DeadLetter
+from gridsense.joining import LONG_AGO_NS, Joiner, Word
+from gridsense.joining import Settings as JoinSettings
+from gridsense.pipeline import Learned, Output
 from gridsense.pipeline import Settings as PipelineSettings
+from gridsense.regions import Heard, Region, Regions
 from gridsense.snapshots import Snapshot, Snapshots
 from gridsense.store import EventStore
-from streams.errors import LogError, LogFullError, StreamsError
+from streams.errors import LogError, LogFullError
 from streams.log import CONFIGURATIONS, DEAD_LETTERS, FRAMES, Log, Lost, Record
 
 log = logging.getLogger(__name__)
 
 READER = "processor"
 """Under which name its position stands in the log."""
-
-_FORM = 1
-"""Of snapshots: raised when an older one can no longer be read."""
 
 DEAD_LETTERS_A_READING = 1000
 """Frames that are put aside at once at most: the reasons repeat, and the log has other things to hold."""
@@ -48,8 +43,6 @@ DEAD_BYTES = 1024
 
 _BRISK_HZ = 12.0
 """At this rate three frames come in 0.25 s."""
-_WAITING = 1 << 20
-"""Frames whose arrival is remembered at most while they wait for a tick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +56,9 @@ class Settings:
     snapshot_s
         Seconds from one snapshot to the next: how much of the log is read again after a crash, at most.
     idle_s
-        Nothing having come for so long, the processor writes into the log what time it is: windows close on it. Longer
-        in proportion where fewer than `_BRISK_HZ` frames a second are reported: between two of them nothing is idle.
+        Nothing having come of a region for so long, the processor writes into the log what time it is: windows close on
+        it. Longer in proportion where fewer than `_BRISK_HZ` frames a second are reported: between two of them nothing
+        is idle.
     pace_s
         Seconds from one reading to the next where there is little to do: what comes in between is worked on together.
     """
@@ -77,10 +71,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one reading came to.
+    """What one reading came to, in one region; where it came to nothing anywhere, there is one step without outputs.
 
     Attributes
     ----------
+    region
+        Its name.
     place
         Offset of the first entry that was not read.
     outputs
@@ -88,7 +84,7 @@ class Step:
     events
         Raised or ended, in order.
     lasting
-        Open now.
+        Open now, in all regions.
     dead
         Frames that could not be used.
     lost
@@ -103,6 +99,7 @@ class Step:
         Data frames decoded since the processor began.
     """
 
+    region: str
     place: int
     outputs: Sequence[Output]
     events: Sequence[Event]
@@ -113,6 +110,9 @@ class Step:
     took_s: float
     clock_ns: int
     frames: int = 0
+
+
+_NOTHING = Heard("", (), (), (), (), LONG_AGO_NS, ())
 
 
 class Observer(Protocol):
@@ -162,9 +162,9 @@ class Processor:
     ) -> None:
         self.settings = settings
         self.place = 0
-        self.pipeline = Pipeline(settings.pipeline, learned)
+        self.regions = Regions(settings.pipeline, self._configured, learned)
+        self.joiner = Joiner(JoinSettings(settings.pipeline.source))
         self._learned = learned
-        self.intake = Intake(self._configured)
         self._log = reading
         self._path = store
         self._store: EventStore | None = None
@@ -174,10 +174,8 @@ class Processor:
         self._saver = ThreadPoolExecutor(1, "snapshot")
         self._saving: Future[None] | None = None
         self._saved_s = time.monotonic()
-        self._waiting = _Waiting()
         self._unsaid: list[Event] = []
         self._noted_s = 0.0
-        self._came_s = time.monotonic()
 
     def open(self) -> None:
         """Open the store, and go on from the newest snapshot. A `StoreError` says that the store cannot be opened."""
@@ -212,41 +210,35 @@ class Processor:
         self._say(())
         began_s = time.perf_counter()
         reading = self._log.read(FRAMES, self.place)
-        outputs: list[Output] = []
-        for turn in self.intake.take(reading.entries):
-            outputs += self._fed(turn)
+        heard = self.regions.take(reading.entries)
         self.place = reading.next
-        step = self._stepped(outputs, reading.lost, began_s)
+        self._stepped(heard, reading.lost, began_s)
         if reading.entries or reading.lost:
-            self._came_s = time.monotonic()
-            self._note(step)
+            self._note()
             if time.monotonic() - self._saved_s >= self.settings.snapshot_s:
                 self.save(wait=False)
         return bool(reading.entries or reading.lost)
 
     def mark_time(self) -> None:
-        """Where nothing has come for long, write into the log what time it is.
+        """Where nothing has come of a region for long, write into the log what time it is.
 
         A log that is full takes no mark: windows stay open until there is room.
         """
-        idle_s = self.settings.idle_s * max(1.0, _BRISK_HZ / (self.intake.rate_hz or _BRISK_HZ))
-        if time.monotonic() - self._came_s < idle_s or not self.intake.clock_ns:
+        marks = [mark for region in self.regions.by_name.values() if (mark := self._mark(region))]
+        if not marks:
             return
-        self._came_s = time.monotonic()
-        now_ns = max(self._now_ns(), self.intake.clock_ns + round(self.settings.idle_s * 1e9))
         try:
-            self._log.append(FRAMES, [Record(now_ns, "", b"")])
+            self._log.append(FRAMES, marks)
         except LogFullError as error:
             log.error("what time it is cannot be written: %s", error)  # noqa: TRY400 (no bug: an expected trouble)
 
     def finish(self) -> None:
         """Take the frames as ended: close every window, as at the end of a file."""
         began_s = time.perf_counter()
-        outputs = [output for turn in self.intake.finish() for output in self._fed(turn)]
-        outputs += self.pipeline.finish()
-        self._stepped(outputs, (), began_s)
+        self._stepped(self.regions.finish(), (), began_s)
+        self._say(self.joiner.finish())
         if self._store is not None:
-            self._store.put(self.pipeline.open_events())
+            self._store.put(self._lasting())
 
     def save(self, *, wait: bool) -> None:
         """Take a snapshot, unless sources are just joining or the last is still being written.
@@ -260,11 +252,11 @@ class Processor:
             return
         if self._saving is not None:
             self._saving.result()
-        frozen = self.pipeline.freeze()
-        if frozen is None or not self.intake.settled or self._unsaid:
+        frozen = self.regions.freeze()
+        if frozen is None or not self.regions.by_name or self._unsaid:
             return
-        body = msgspec.msgpack.encode([self.intake.freeze(), frozen.skeleton])
-        snapshot = Snapshot(self.place, self._nature(), body, frozen.arrays)
+        body = msgspec.msgpack.encode([frozen[0], self.joiner.freeze()])
+        snapshot = Snapshot(self.place, self.regions.nature, body, frozen[1])
         self._saved_s = time.monotonic()
         self._saving = self._saver.submit(self._save, snapshot)
         if wait:
@@ -285,42 +277,50 @@ class Processor:
         entry = self._log.latest(CONFIGURATIONS).get(key)
         return entry.value if entry else b""
 
-    def _fed(self, turn: Turn) -> list[Output]:
-        """Feed the pipeline; what it cannot take is put aside."""
-        self._waiting.note(turn)
-        try:
-            return self.pipeline.feed(turn.batches, turn.now_ns)
-        except (StreamsError, BaselinesError) as error:
-            log.error("frames that the pipeline cannot take: %s", error)  # noqa: TRY400 (no bug: an expected trouble)
-            for name, batch in turn.batches:
-                letter = DeadLetter(int(batch.arrival_ns[-1]), name.rpartition("#")[0], "pipeline", b"", str(error))
-                self.intake.dead += [letter] * len(batch.time_ns)
-            return []
+    def _mark(self, region: Region) -> Record | None:
+        """Make a mark of time for a region that is idle."""
+        idle_s = self.settings.idle_s * max(1.0, _BRISK_HZ / (region.intake.rate_hz or _BRISK_HZ))
+        if time.monotonic() - region.came_s < idle_s or not region.intake.clock_ns:
+            return None
+        region.came_s = time.monotonic()
+        now_ns = max(self._now_ns(), region.intake.clock_ns + round(self.settings.idle_s * 1e9))
+        return Record(now_ns, f"{region.name}/" if region.name else "", b"")
 
-    def _stepped(self, outputs: Sequence[Output], lost: Sequence[Lost], began_s: float) -> Step:
+    def _stepped(self, heard: Sequence[Heard], lost: Sequence[Lost], began_s: float) -> None:
         """Store what was found, put aside what could not be used, and tell everybody."""
         gaps = [self._gap(one) for one in lost]
-        events = [*gaps, *(event for output in outputs for event in output.events)]
-        self._say(events)
-        dead, self.intake.dead = self.intake.dead, []
-        self._put_aside(dead)
-        now_ns = self._now_ns()
-        latency_s = [(now_ns - arrival) / 1e9 for arrival in self._waiting.of(outputs)]
-        step = Step(
-            place=self.place,
-            outputs=outputs,
-            events=events,
-            lasting=self.pipeline.open_events(),
-            dead=dead,
-            lost=lost,
-            latency_s=latency_s,
-            took_s=time.perf_counter() - began_s,
-            clock_ns=self.intake.clock_ns,
-            frames=self.intake.frames.total(),
-        )
-        for observer in self._observers:
-            observer.stepped(step)
-        return step
+        words = [
+            Word(h.region, self.regions.by_name[h.region].intake.clock_ns, h.until_ns, h.changes)
+            for h in heard
+            if h.region in self.regions.by_name
+        ]
+        joined = [*gaps, *self.joiner.take(words)]
+        self._say([*joined, *(event for h in heard for event in h.events)])
+        self._put_aside([letter for h in heard for letter in h.dead])
+        now_ns, lasting = self._now_ns(), self._lasting()
+        took_s = time.perf_counter() - began_s
+        # What concerns the grid is told with the first region, and so is the time that all of them took.
+        for n, one in enumerate(heard or [_NOTHING]):
+            step = Step(
+                region=one.region,
+                place=self.place,
+                outputs=one.outputs,
+                events=[*joined, *one.events] if n == 0 else one.events,
+                lasting=lasting,
+                dead=one.dead,
+                lost=lost if n == 0 else (),
+                latency_s=[(now_ns - arrival) / 1e9 for arrival in one.arrivals_ns],
+                took_s=took_s if n == 0 else 0.0,
+                clock_ns=self.regions.clock_ns,
+                frames=self.regions.frames,
+            )
+            for observer in self._observers:
+                observer.stepped(step)
+
+    def _lasting(self) -> list[Event]:
+        """Say what is open: disturbances, joined, and what concerns single regions."""
+        open_ = self.regions.open_events()
+        return [*self.joiner.lasting(open_), *(event for event in open_ if event.cause is not Cause.GRID)]
 
     def _say(self, events: Sequence[Event]) -> None:
         """Store events, those first that could not be stored before."""
@@ -331,7 +331,7 @@ class Processor:
 
     def _gap(self, lost: Lost) -> Event:
         """Make an event of entries that the log cannot give."""
-        source, onset_ns = self.settings.pipeline.source, self.intake.clock_ns
+        source, onset_ns = self.settings.pipeline.source, self.regions.clock_ns
         entries = lost.last - lost.first + 1
         log.error("entries %d to %d of the log are lost: %s", lost.first, lost.last, lost.reason)
         return Event(
@@ -367,40 +367,31 @@ class Processor:
         except LogFullError as error:
             log.error("%d frames that could not be used are not put aside: %s", len(dead), error)  # noqa: TRY400
 
-    def _note(self, step: Step) -> None:
+    def _note(self) -> None:
         """Say about once a second how far it is, and how far what lasts has grown."""
         if time.monotonic() - self._noted_s < 1.0 or self._store is None:
             return
         self._noted_s = time.monotonic()
-        self._store.put(step.lasting)
+        self._store.put(self._lasting())
         try:
             self._log.commit(FRAMES, READER, self.place)
         except LogError as error:
             log.warning("the position cannot be noted in the log: %s", error)
 
-    def _nature(self) -> str:
-        """Under which settings a state makes sense; the detector's may change."""
-        it = self.settings.pipeline
-        told = repr((_FORM, it.learn_s, it.align, it.quality, it.persist_s, it.scorers, it.model))
-        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
-
     def _resume(self, snapshot: Snapshot) -> str:
         """Go on from a snapshot, or say that it does not fit."""
-        if snapshot.nature != self._nature():
+        self.place = snapshot.place
+        if snapshot.nature != self.regions.nature:
             log.warning("settings have changed since the snapshot: what is typical is learned anew from here on")
-            self.place = snapshot.place
             return "refused"
         try:
-            intake, skeleton = msgspec.msgpack.decode(snapshot.body, type=tuple[bytes, bytes])
-            self.pipeline.thaw(Frozen(skeleton, snapshot.arrays))
-            self.intake.thaw(intake, self.pipeline.tables)
+            regions, joined = msgspec.msgpack.decode(snapshot.body, type=tuple[bytes, bytes])
+            self.joiner.thaw(joined)
+            self.regions.thaw(regions, snapshot.arrays)
         except (StoreError, msgspec.MsgspecError) as error:
             log.error("%s; what is typical is learned anew from here on", error)  # noqa: TRY400
-            self.pipeline = Pipeline(self.settings.pipeline, self._learned)
-            self.intake = Intake(self._configured)
-            self.place = snapshot.place
+            self.joiner = Joiner(self.joiner.settings)
             return "refused"
-        self.place = snapshot.place
         return "restored"
 
     def _save(self, snapshot: Snapshot) -> None:
@@ -416,31 +407,3 @@ class Processor:
         state = len(snapshot.body) + sum(array.nbytes for array in snapshot.arrays)
         for observer in self._observers:
             observer.saved(time.perf_counter() - began_s, size, state)
-
-
-class _Waiting:
-    """When the frames came that wait for their tick."""
-
-    def __init__(self) -> None:
-        self._time_ns: NDArray[np.int64] = np.empty(0, np.int64)
-        self._arrival_ns: NDArray[np.int64] = np.empty(0, np.int64)
-
-    def note(self, turn: Turn) -> None:
-        """Note frames; where no tick has come for very many, the oldest are forgotten."""
-        if turn.batches:
-            self._time_ns, self._arrival_ns = self._time_ns[-_WAITING:], self._arrival_ns[-_WAITING:]
-            self._time_ns = np.concatenate([self._time_ns, *(b.time_ns for _, b in turn.batches)])
-            self._arrival_ns = np.concatenate([self._arrival_ns, *(b.arrival_ns for _, b in turn.batches)])
-
-    def of(self, outputs: Sequence[Output]) -> list[int]:
-        """For each tick of the outputs, when the newest of its frames came; they wait no longer."""
-        ticks = np.concatenate([np.empty(0, np.int64), *(o.scored.ticks.time_ns for o in outputs)])
-        if not len(ticks):
-            return []
-        # A stamp may stand half a period beside its slot; what lies before the first of these ticks waited for none.
-        place = np.searchsorted(ticks, self._time_ns)
-        newest = np.zeros(len(ticks) + 1, np.int64)
-        np.maximum.at(newest, place, self._arrival_ns)
-        rest = place == len(ticks)
-        self._time_ns, self._arrival_ns = self._time_ns[rest], self._arrival_ns[rest]
-        return [one for one in newest[:-1].tolist() if one]

@@ -135,7 +135,7 @@ def test_over_tcp_the_events_are_those_of_detect(captures: list[Path], tmp_path:
     expected = texts(detected(config, captures))
     assert len(expected) == 1
     assert texts(config.store_path) == expected
-    counts = processor.pipeline.counts()
+    counts = processor.regions.by_name[""].pipeline.counts()
     assert counts is not None
     assert counts[0] == ("north.bin#1", "south.bin#5")
     assert counts[1].accepted.tolist() == [45 * 30, 45 * 30]
@@ -149,15 +149,15 @@ def test_over_udp_the_grid_events_are_the_same_and_every_loss_is_counted(capture
     ended = threading.Event()
     ended.set()
     processor = process(config, threading.Event(), ended=ended, close=True)
-    counts = processor.pipeline.counts()
+    counts = processor.regions.by_name[""].pipeline.counts()
     assert counts is not None
     _, aligned = counts
-    assert processor.intake.frames.total() == sent.sent
+    assert processor.regions.by_name[""].intake.frames.total() == sent.sent
     assert sent.played == 2 * 45 * 30
     assert sent.played - aligned.accepted.sum() == sent.lost
     assert aligned.duplicate.sum() == sent.duplicated
     assert not np.any([aligned.late, aligned.ahead])
-    assert not processor.intake.dropped
+    assert not processor.regions.by_name[""].intake.dropped
     assert line.same_grid(stored(detected(config, captures)), stored(config.store_path))
 
 

@@ -275,7 +275,7 @@ def test_a_configuration_that_retention_took_comes_from_the_compacted_topic(tmp_
     processor.close()
     log.close()
     assert not [d for step in told.steps for d in step.dead]
-    assert sum(processor.intake.frames.values()) == 3 * 198
+    assert sum(processor.regions.by_name[""].intake.frames.values()) == 3 * 198
 
 
 def test_frames_without_any_configuration_are_put_aside(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_between_two_frames_of_a_slow_stream_no_time_is_marked(
     processor = Processor(Settings(PIPELINE, snapshot_s=1e9, idle_s=100.0), log, tmp_path / "events.db")
     processor.open()
     drained(processor)
-    processor._came_s = time.monotonic() - silent_s
+    processor.regions.by_name[""].came_s = time.monotonic() - silent_s
     processor.mark_time()
     assert log.extent(FRAMES).next == before + marks
     processor.close()
@@ -411,7 +411,7 @@ def test_a_source_at_another_rate_is_refused_and_counted(tmp_path: Path) -> None
     assert len(reasons) == 1
     ((refused, reason),) = reasons
     assert reason == "rate"
-    assert processor.intake.frames[{"north": "slow", "slow": "north"}[refused]] == 150
+    assert processor.regions.by_name[""].intake.frames[{"north": "slow", "slow": "north"}[refused]] == 150
 
 
 @settings(max_examples=10, deadline=None)

@@ -83,6 +83,7 @@ def event(second: int, cause: Cause = Cause.GRID, sentence: str = "it moved") ->
 
 def step(clock_ns: int = START_NS, outputs: Sequence[Output] = (), **changes: object) -> Step:
     plain = Step(
+        region="",
         place=7,
         outputs=outputs,
         events=(),

@@ -20,14 +20,15 @@ from prometheus_client import CollectorRegistry
 from gridsense.config import Config
 from gridsense.errors import StoreError
 from gridsense.life import Heartbeat, LifeServer, Readiness
+from gridsense.log_opening import log_place, open_log
 from gridsense.metrics import LogMetrics, ProcessorMetrics, Restore, ServiceMetrics, SourceStatus
 from gridsense.pipeline import Learned
 from gridsense.processor import READER, Observer, Processor, Settings, Step
+from gridsense.regions import Region
 from gridsense.sequence import Model
 from streams.errors import LogError
 from streams.gateway.clock import SteadyClock
 from streams.log import DEAD_LETTERS, FRAMES, Log
-from streams.sqlite_log import open_log
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def process(
         processor.open()
         stack.callback(processor.close)
         meter.trouble = ""
-        log.info("processing %s from offset %d into %s", config.log_path, processor.place, config.store_path)
+        log.info("processing %s from offset %d into %s", log_place(config), processor.place, config.store_path)
         while not stop.is_set():
             began_s = time.monotonic()
             meter.heartbeat.beat()
@@ -178,7 +179,7 @@ def process(
 
 @contextmanager
 def _opened(config: Config) -> Iterator[Log]:
-    reading = open_log(config.log_path)
+    reading = open_log(config)
     try:
         yield reading
     finally:
@@ -197,7 +198,7 @@ class _Meter:
         self._registry = CollectorRegistry()
         ServiceMetrics(self._registry, self.heartbeat.age_s)
         self._metrics = ProcessorMetrics(self._registry, lambda: self._sources)
-        LogMetrics(self._registry, lambda: open_log(config.log_path), {FRAMES: [READER], DEAD_LETTERS: []})
+        LogMetrics(self._registry, lambda: open_log(config), {FRAMES: [READER], DEAD_LETTERS: []})
         self._model = model
         self._sources: tuple[SourceStatus, ...] = ()
         self._behind_s = 0.0
@@ -219,7 +220,7 @@ class _Meter:
         """Count the start."""
         self._metrics.restored(Restore(how))
         if self.processor is not None:
-            self._metrics.happened((), self.processor.pipeline.open_events())
+            self._metrics.happened((), self.processor.regions.open_events())
 
     def stepped(self, step: Step) -> None:
         """Count a reading."""
@@ -265,26 +266,38 @@ class _Meter:
         """Say how the sources stand; made in the processor's thread, read in others."""
         if self.processor is None:
             return ()
-        intake, counts = self.processor.intake, self.processor.pipeline.counts()
-        pmus: dict[str, int] = {}
-        dropped = {key: dict(reasons) for key, reasons in intake.dropped.items()}
-        if counts is not None:
-            names, aligned = counts
-            for n, (name, table) in enumerate(self.processor.pipeline.tables.items()):
-                key = name.rpartition("#")[0]
-                pmus[key] = pmus.get(key, 0) + len(table.pmus)
-                place = names.index(name) if names[n] != name else n
-                reasons = dropped.setdefault(key, {})
-                for reason, column in (
-                    ("late", aligned.late),
-                    ("duplicate", aligned.duplicate),
-                    ("ahead", aligned.ahead),
-                ):
-                    if column[place]:
-                        reasons[reason] = reasons.get(reason, 0) + int(column[place])
-        return tuple(
-            SourceStatus(
-                key, intake.frames[key], size, dropped.get(key, {}), intake.newest_ns.get(key, 0), pmus.get(key, 0)
-            )
-            for key, size in intake.bytes.items()
+        return tuple(status for region in self.processor.regions.by_name.values() for status in sources_of(region))
+
+
+def sources_of(region: Region) -> list[SourceStatus]:
+    """Say how the sources of a region stand.
+
+    Parameters
+    ----------
+    region
+        Between two readings.
+
+    Returns
+    -------
+    list[SourceStatus]
+        One for each connection that was heard.
+    """
+    intake, counts = region.intake, region.pipeline.counts()
+    pmus: dict[str, int] = {}
+    dropped = {key: dict(reasons) for key, reasons in intake.dropped.items()}
+    if counts is not None:
+        names, aligned = counts
+        for n, (name, table) in enumerate(region.pipeline.tables.items()):
+            key = name.rpartition("#")[0]
+            pmus[key] = pmus.get(key, 0) + len(table.pmus)
+            place = names.index(name) if names[n] != name else n
+            reasons = dropped.setdefault(key, {})
+            for reason, column in (("late", aligned.late), ("duplicate", aligned.duplicate), ("ahead", aligned.ahead)):
+                if column[place]:
+                    reasons[reason] = reasons.get(reason, 0) + int(column[place])
+    return [
+        SourceStatus(
+            key, intake.frames[key], size, dropped.get(key, {}), intake.newest_ns.get(key, 0), pmus.get(key, 0)
         )
+        for key, size in intake.bytes.items()
+    ]

@@ -715,9 +715,9 @@ def _stamps_jump(folder: Path, jumping: Sequence[str], fault: str) -> Outcome:
     wrong = [f"an event of the grid: {one['sentence']}" for one in more if one["cause"] == "grid"]
     if missing := usual - raised.keys():
         wrong.append(f"{len(missing)} events are missing")
-    counts = processor.pipeline.counts()
+    counts = processor.regions.by_name[""].pipeline.counts()
     assert counts is not None  # noqa: S101 - frames have come
-    decoded = sum(processor.intake.frames.values())
+    decoded = sum(processor.regions.by_name[""].intake.frames.values())
     of = counts[1]
     fates = {"accepted": of.accepted, "late": of.late, "doubled": of.duplicate, "ahead": of.ahead}
     fates = {name: int(count.sum()) for name, count in fates.items()}
