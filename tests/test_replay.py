@@ -12,6 +12,8 @@ import pytest
 from gridsense.cli import EXIT_INPUT, EXIT_OK, EXIT_USAGE, run
 from gridsense.config import load
 from gridsense.log_opening import kafka_settings, topic_specs
+from gridsense.pipeline import Settings as PipelineSettings
+from gridsense.regions import Regions
 from gridsense.replaying import Clock, Replay, Settings, Totals, keys
 from gridsense.simulator.frames import apart, times
 from gridsense.simulator.script import Script, read_script
@@ -147,6 +149,27 @@ def test_it_stops_when_it_is_told_to(north: Path) -> None:
     script, log, passing = read_script([north]), MemoryLog(), Time(stop_s=1.0)
     totals = Replay(script, log, Settings(), passing.clock).run()
     assert totals.frames == len(everything(log, FRAMES)) - 1 == pytest.approx(30, abs=1)
+
+
+def test_split_changes_whose_frames_they_are_and_nothing_in_them(north: Path) -> None:
+    """The judged frames are the same, bit for bit; who falls silent together, and who are neighbours, is not."""
+    judged = []
+    for split in (False, True):
+        log, regions = MemoryLog(), Regions(PipelineSettings())
+        Replay(read_script([north], split=split), log, Settings(speed=0, stamps=True), Time().clock).run()
+        heard = [*regions.take(everything(log, FRAMES)), *regions.finish()]
+        judged.append([output.judged for one in heard for output in one.outputs])
+    whole, apart_ = (
+        [np.concatenate([getattr(block, what) for block in blocks]) for what in ("time_ns", "values", "quality")]
+        for blocks in judged
+    )
+    for one, other in zip(whole, apart_, strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert len(whole[0]) == SECONDS * 30
+    assert [[pmu.source for pmu in blocks[0].table.pmus] for blocks in judged] == [
+        ["north"] * 3,
+        ["north0", "north1", "north2"],
+    ]
 
 
 def test_names_are_keys_that_connections_can_have(north: Path, south: Path) -> None:

@@ -75,7 +75,8 @@ def replay(
     region
         What all sources are scored together with; repeated, one for each file, in their order.
     split
-        Each PMU as a source of its own.
+        Each PMU as a source of its own. Not quite the same is found then: what fell silent with its concentrator does
+        so by itself, an event each, and the network knows no neighbours behind the same concentrator.
     config
         The configuration file, for [kafka]; gridsense.toml where there is one.
     overrides
