@@ -217,12 +217,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop all brokers; the data stay."""
-        self.resume(*self._processes)
-        for process, _ in self._processes.values():
-            process.terminate()
-        deadline_s = time.monotonic() + STOP_S  # together: a broker may wait for a quorum that is leaving too
-        for n in list(self._processes):
-            self._await_end(n, deadline_s)
+        self.halt(*self._processes)
         for reserved in self._reserved:
             for held in reserved.values():
                 held.close()
@@ -239,24 +234,37 @@ class Cluster:
         self._process(n).kill()
         self._await_end(n, time.monotonic() + STOP_S)
 
-    def restart(self, n: int) -> None:
-        """Start a broker again, with its data and ports, and wait until it answers; if it runs it is stopped before.
+    def halt(self, *brokers: int) -> None:
+        """Stop brokers in order (SIGTERM), together; their data and ports stay theirs.
 
         Parameters
         ----------
-        n
-            Which broker.
+        *brokers
+            Which.
+        """
+        self.resume(*brokers)
+        for n in brokers:
+            self._process(n).terminate()
+        deadline_s = time.monotonic() + STOP_S  # together: a broker may wait for a quorum that is leaving too
+        for n in brokers:
+            self._await_end(n, deadline_s)
+
+    def restart(self, *brokers: int) -> None:
+        """Start brokers, with their data and ports, and wait until they answer; those that run are stopped before.
+
+        Parameters
+        ----------
+        *brokers
+            Which.
 
         Raises
         ------
         BrokerError
-            If it does not answer.
+            If one does not answer.
         """
-        if n in self._processes:
-            self.resume(n)
-            self._processes[n][0].terminate()
-            self._await_end(n, time.monotonic() + STOP_S)
-        self._launch(n)
+        self.halt(*(n for n in brokers if n in self._processes))
+        for n in brokers:
+            self._launch(n)
         self.wait()
 
     def suspend(self, n: int) -> None:

@@ -11,11 +11,8 @@ import json
 import random
 import resource
 import shutil
-import socket
 import sqlite3
 import subprocess
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -31,7 +28,6 @@ from gridsense.processor import Processor
 from gridsense.services.processing import processor_settings
 from scripts.faults.line import (
     GATEWAY,
-    PATIENCE_S,
     PROCESSOR,
     WORKS,
     Change,
@@ -40,6 +36,9 @@ from scripts.faults.line import (
     compare_logs,
     events,
     frames,
+    free_port,
+    metric,
+    page,
     process_to_the_end,
     served,
     service,
@@ -234,7 +233,7 @@ def log_disk_full_for_long(folder: Path, *, mount: bool = False) -> Outcome:
 
 
 def _log_disk_full(folder: Path, *, mount: bool, speed: float, buffer: str, enough_bytes: int) -> Outcome:
-    line, witness, port = folder / "line", folder / "witness", _free_port()
+    line, witness, port = folder / "line", folder / "witness", free_port()
     log = line / "disk" / "log.db"
     with ExitStack() as stack:
         disk = stack.enter_context(Disk(log.parent, mount=mount))
@@ -242,7 +241,7 @@ def _log_disk_full(folder: Path, *, mount: bool, speed: float, buffer: str, enou
         simulated.start()
         connections = served(simulated)
         keys = f"processor_port = 0\ngateway_port = {port}"
-        write_settings(line, connections, log="disk/log.db", gateway=f'buffer_size = "{buffer}"', metrics=keys)
+        write_settings(line, connections, log="sqlite:disk/log.db", gateway=f'buffer_size = "{buffer}"', metrics=keys)
         write_settings(witness, connections)
         both = [stack.enter_context(service(place, GATEWAY)) for place in (witness, line)]
         for one in both:
@@ -253,12 +252,12 @@ def _log_disk_full(folder: Path, *, mount: bool, speed: float, buffer: str, enou
         disk.fill(gateway, Path(f"{log}-wal"))
         said = gateway.hear("the log takes nothing")
         if enough_bytes:
-            wait_until(lambda: _metric(port, "waiting_bytes") > enough_bytes, "frames are gathered", gateway.said)
+            wait_until(lambda: metric(port, "waiting_bytes") > enough_bytes, "frames are gathered", gateway.said)
         else:
-            wait_until(lambda: _metric(port, "frames_dropped_total") > 0, "frames are dropped", gateway.said)
-        ready = _page(port, "readyz")
+            wait_until(lambda: metric(port, "frames_dropped_total") > 0, "frames are dropped", gateway.said)
+        ready = page(port, "readyz")
         disk.free()
-        wait_until(lambda: _metric(port, "waiting_bytes") < enough_bytes + 50_000, "it writes on", gateway.said)
+        wait_until(lambda: metric(port, "waiting_bytes") < enough_bytes + 50_000, "it writes on", gateway.said)
         if not enough_bytes:
             wait_until(lambda: bool(_dropped(log)), "what was dropped is told in the log", gateway.said)
         statuses = [one.stop() for one in reversed(both)]
@@ -294,7 +293,7 @@ def store_disk_full(folder: Path, *, mount: bool = False) -> Outcome:
     Outcome
         Events must be kept until there is room.
     """
-    line, port = folder / "line", _free_port()
+    line, port = folder / "line", free_port()
     store, records = line / "disk" / "events.db", made_records()
     metrics = f"processor_port = {port}\ngateway_port = 0"
     with ExitStack() as stack:
@@ -308,9 +307,9 @@ def store_disk_full(folder: Path, *, mount: bool = False) -> Outcome:
         disk.fill(processor, Path(f"{store}-wal"))
         write_log(line / "log.db", records[2:])
         said = processor.hear("trying again in")
-        wait_until(lambda: "event store" in _page(port, "readyz"), "readyz says why", processor.said)
+        wait_until(lambda: "event store" in page(port, "readyz"), "readyz says why", processor.said)
         disk.free()
-        wait_until(lambda: _page(port, "readyz") == "", "it is ready again", processor.said)
+        wait_until(lambda: page(port, "readyz") == "", "it is ready again", processor.said)
         wait_until(lambda: _read_to(line) >= len(records), "it reads on", processor.said)
         status = processor.stop()
         process_to_the_end(line)
@@ -334,7 +333,7 @@ def log_damaged(folder: Path) -> Outcome:
     Outcome
         The loss must be told, and nothing else may differ from a log without those entries.
     """
-    line, port = folder / "line", _free_port()
+    line, port = folder / "line", free_port()
     log, records = line / "log.db", made_records()
     write_settings(line, learn_s=LEARN_S, metrics=f"processor_port = {port}\ngateway_port = 0")
     write_log(log, records)
@@ -344,7 +343,7 @@ def log_damaged(folder: Path) -> Outcome:
     with service(line, PROCESSOR) as processor:
         processor.start()
         said = processor.hear("of the log are lost")
-        wait_until(lambda: _metric(port, "log_entries_lost_total") == entries, "the loss is counted", processor.said)
+        wait_until(lambda: metric(port, "log_entries_lost_total") == entries, "the loss is counted", processor.said)
         wait_until(lambda: _read_to(line) >= len(records), "it reads on", processor.said)
         wrong = [] if processor.stop() == 0 else ["it did not stop in order"]
     process_to_the_end(line)
@@ -766,29 +765,6 @@ def _dropped(log: Path) -> list[int]:
 
 def _size(path: Path) -> int:
     return sum(one.stat().st_size for one in path.parent.glob(f"{path.name}*"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _page(port: int, page: str) -> str:
-    """Fetch a page of a service; empty where it is ready, or not there."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=PATIENCE_S) as answer:
-            text: str = answer.read().decode()
-            return "" if page == "readyz" else text
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.read().decode()
-
-
-def _metric(port: int, name: str) -> float:
-    """Sum a series of a service over its labels."""
-    lines = [line.split() for line in _page(port, "metrics").splitlines() if not line.startswith("#")]
-    return sum(float(parts[-1]) for parts in lines if name in parts[0])
 
 
 FAULTS: tuple[Callable[[Path], Outcome], ...] = (

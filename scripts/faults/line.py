@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -222,8 +225,23 @@ class Service:
         self.process.terminate()
         return self.wait()
 
-    def wait(self) -> int:
+    def suspend(self) -> None:
+        """Stop it in its tracks (SIGSTOP): its connections stay, and it answers nobody."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on (SIGCONT)."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+
+    def wait(self, patience_s: float = PATIENCE_S) -> int:
         """Wait until it ends by itself.
+
+        Parameters
+        ----------
+        patience_s
+            How long.
 
         Returns
         -------
@@ -238,7 +256,7 @@ class Service:
         if self.process is None:
             return 0
         try:
-            status = self.process.wait(PATIENCE_S)
+            status = self.process.wait(patience_s)
         except subprocess.TimeoutExpired as error:
             self.process.kill()
             self.process.wait()
@@ -257,7 +275,12 @@ class Service:
             self.process.wait()
 
 
-def wait_until(happened: Callable[[], bool], what: str, said: Callable[[], Sequence[str]] = lambda: ()) -> None:
+def wait_until(
+    happened: Callable[[], bool],
+    what: str,
+    said: Callable[[], Sequence[str]] = lambda: (),
+    patience_s: float = PATIENCE_S,
+) -> None:
     """Wait for something that is bound to happen.
 
     Parameters
@@ -268,16 +291,18 @@ def wait_until(happened: Callable[[], bool], what: str, said: Callable[[], Seque
         For the message.
     said
         What may explain why it has not.
+    patience_s
+        How long.
 
     Raises
     ------
     CheckError
         If it does not happen.
     """
-    late_s = time.monotonic() + PATIENCE_S
+    late_s = time.monotonic() + patience_s
     while not happened():
         if time.monotonic() > late_s:
-            raise CheckError(f"in vain waited {PATIENCE_S:g} s for this: {what}; {' | '.join(said()[-5:])}")
+            raise CheckError(f"in vain waited {patience_s:g} s for this: {what}; {' | '.join(said()[-5:])}")
         time.sleep(_LOOK_S)
 
 
@@ -325,8 +350,10 @@ def write_settings(
     connections: str = "",
     *,
     learn_s: float = 10.0,
-    log: str = "log.db",
+    log: str = "sqlite:log.db",
+    kafka: str = "",
     store: str = "events.db",
+    snapshot_s: float = 1.0,
     gateway: str = "",
     metrics: str = "processor_port = 0\ngateway_port = 0",
 ) -> None:
@@ -340,15 +367,20 @@ def write_settings(
         Tables of the connections.
     learn_s
         Seconds to learn from.
-    log, store
-        Files of the log and of the event store.
-    gateway, metrics
+    log
+        Where the log is.
+    store
+        File of the event store.
+    snapshot_s
+        Seconds from one snapshot to the next.
+    kafka, gateway, metrics
         Keys of these sections.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sections = (
-        f'[log]\nurl = "sqlite:{log}"',
-        f'[store]\npath = "{store}"\nsnapshot_every = 1',
+        f'[log]\nurl = "{log}"',
+        f"[kafka]\n{kafka}",
+        f'[store]\npath = "{store}"\nsnapshot_every = {snapshot_s:g}',
         f"[detection]\nlearn = {learn_s:g}",
         f"[metrics]\n{metrics}",
         f"[gateway]\nbackoff_min = 0.05\nbackoff_max = 0.2\n{gateway}",
@@ -375,13 +407,17 @@ def service(folder: Path, name: str) -> Service:
     return Service(folder, name, "gateway" if name == GATEWAY else "run")
 
 
-def process_to_the_end(folder: Path) -> Service:
-    """Let a processor read to the end of the log and close every window.
+def process_to_the_end(folder: Path, *, close: bool = True, patience_s: float = PATIENCE_S) -> Service:
+    """Let a processor read to the end of the log.
 
     Parameters
     ----------
     folder
         With a configuration and a log.
+    close
+        Whether it closes every window there.
+    patience_s
+        How long it may take.
 
     Returns
     -------
@@ -393,9 +429,9 @@ def process_to_the_end(folder: Path) -> Service:
     CheckError
         If it failed.
     """
-    last = Service(folder, PROCESSOR, "run", "--once", "--close")
+    last = Service(folder, PROCESSOR, "run", "--once", *(("--close",) if close else ()))
     last.start()
-    status = last.wait()
+    status = last.wait(patience_s)
     if status:
         raise CheckError(f"the last run of the processor ended with {status}: {' | '.join(last.said()[-5:])}")
     return last
@@ -560,3 +596,59 @@ def _message(line: str) -> str:
     except msgspec.MsgspecError:
         return line
     return str(said.pop("event", line))
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on.
+
+    Returns
+    -------
+    int
+        On loopback.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def page(port: int, name: str) -> str:
+    """Fetch a page of a service.
+
+    Parameters
+    ----------
+    port
+        Of its metrics and signs of life.
+    name
+        ``metrics`` or ``readyz``.
+
+    Returns
+    -------
+    str
+        What it says; of ``readyz`` why it is not ready, empty where it is. An `OSError` says that it is not there.
+    """
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{name}", timeout=PATIENCE_S) as answer:
+            text: str = answer.read().decode()
+            return "" if name == "readyz" else text
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.read().decode()
+
+
+def metric(port: int, name: str) -> float:
+    """Sum a series of a service over its labels.
+
+    Parameters
+    ----------
+    port
+        Of its metrics.
+    name
+        Part of the series' name.
+
+    Returns
+    -------
+    float
+        0 where there is none.
+    """
+    lines = [line.split() for line in page(port, "metrics").splitlines() if not line.startswith("#")]
+    return sum(float(parts[-1]) for parts in lines if name in parts[0])
