@@ -103,6 +103,22 @@ def test_a_sound_stream_cut_at_every_place() -> None:
         assert not any(p.reason for p in found)
 
 
+def test_a_frame_that_was_cut_short_takes_no_sound_one_with_it() -> None:
+    configuration, data = sound(3, 12)
+    size = len(data) // 12
+    frames = [data[at : at + size] for at in range(0, len(data), size)]
+    for lost in range(size, len(configuration) - size, size):
+        short = configuration[:-lost]
+        for before in (configuration, b""):
+            whole = before + short + configuration + data
+            for pieces in ([whole], [whole[at : at + 1] for at in range(len(whole))]):
+                found = cut(pieces)
+                sent = [*[before][: len(before)], configuration, *frames]
+                assert [p.value for p in found if p.reason is None] == sent
+        found = cut([configuration, short + data])
+        assert found == [Piece(configuration), Piece(short, Reason.CRC), *map(Piece, frames)]
+
+
 def test_byte_by_byte() -> None:
     data = damaged(5)
     good = [p.value for p in cut([data]) if p.reason is None]

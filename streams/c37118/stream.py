@@ -283,12 +283,14 @@ class StreamParser:
                 continue
             if verdict is _Verdict.DAMAGED and self._synchronised:
                 followed = self._starts(data, at + size)
-                if followed is None and not final:
+                whole = followed or (final and at + size == end)
+                bound = self._bound(walk, at, size, final=final) if whole else size
+                if (followed is None and not final) or bound < 0:
                     break
                 self.counts.crc_errors += 1
-                self._refuse(walk, Refusal.CRC, data[at : at + size], "the check word does not fit")
-                if followed or (final and at + size == end):
-                    at += size
+                self._refuse(walk, Refusal.CRC, data[at : at + bound], "the check word does not fit")
+                if whole:
+                    at += bound
                     continue
             elif verdict is _Verdict.WAIT:
                 if not final:
@@ -360,6 +362,24 @@ class StreamParser:
         if len(data) < at + 2:
             return None
         return data[at] == SYNC and data[at + 1] >> 4 in _KINDS
+
+    def _bound(self, walk: _Walk, at: int, size: int, *, final: bool) -> int:
+        """Bytes of a damaged frame up to where an intact one starts in it: it was cut short; -1: too few to say."""
+        data, end = walk.data, len(walk.data)
+        if data[at] != SYNC or self.protocol is Protocol.IEEE1344:
+            return size
+        own = data[at + 4 : at + 6]
+        start = data.find(SYNC, at + 1, at + size)
+        while start >= 0:
+            claimed = self._judge_c37118(data, start)
+            id_code = data[start + 4 : start + 6]
+            ours = id_code == own or int.from_bytes(id_code, "big") in {*self._layouts, *self._known}
+            if not final and (claimed < 0 or (ours and start + claimed > end)):
+                return -1
+            if claimed > 0 and ours and start + claimed <= end and not ibm_3740(walk.octets[start : start + claimed]):
+                return start - at
+            start = data.find(SYNC, start + 1, at + size)
+        return size
 
     def _search(self, data: bytes, at: int) -> int:
         """Find the next place where a frame may start."""

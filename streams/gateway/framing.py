@@ -190,8 +190,30 @@ class Framer:
         followed = self._starts(data, at + size) if self._synchronised else False
         if followed is None and not final:
             return -1, None
-        # a start, or the end, right behind it: only its inside is damaged
-        return (size if followed or (followed is None and at + size == len(data)) else 0), Reason.CRC
+        # a start, or the end, right behind it: only its inside is damaged, or it was cut short
+        whole = followed or (followed is None and at + size == len(data))
+        return (self._bound(data, view, at, size, final=final) if whole else 0), Reason.CRC
+
+    def _bound(self, data: bytes, view: memoryview, at: int, size: int, *, final: bool) -> int:
+        """Bytes of a damaged frame up to where an intact one starts in it; -1: too few are there to say."""
+        own = int.from_bytes(data[at + 4 : at + 6], "big")
+        for found in _START.finditer(data, at + 1, at + size):
+            start = found.start()
+            if len(data) - start < _HEAD.size:
+                if not final:
+                    return -1
+                break
+            _, kind, claimed, id_code = _HEAD.unpack_from(data, start)
+            if kind >> 4 not in _KINDS or claimed < MIN_SIZE or id_code not in (own, self._id_code):
+                continue
+            if start + claimed > len(data):
+                if not final:
+                    return -1
+                continue
+            if self._vain_bytes > self._max_vain_bytes or not ibm_3740(view[start : start + claimed]):
+                return start - at
+            self._vain_bytes += claimed
+        return size
 
     def _claim(self, data: bytes, at: int) -> tuple[int, bool]:
         """Bytes of the frame that starts here, 0 where none can, -1 where too few are there; whether it is damaged."""
