@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 JOIN_NS = 500_000_000
 """How long sources that are new gather before they join together: each joining lays everything out anew. Shorter than
 the lateness, so that a source that only changed its configuration misses nothing."""
+
+_HEAD_BYTES = 6
+"""Of a data frame: sync word, size and ID code."""
 
 KEYS_MOST = 10_000
 """Connections at most: whoever may write into the log could name any number."""
@@ -58,8 +61,8 @@ class DeadLetter:
     key
         Connection.
     reason
-        A `streams.c37118.stream.Refusal`, ``rate``, ``no_pmu`` or ``empty``; ``key`` or ``region`` where there are too
-        many; ``pipeline`` where that could not take it.
+        A `streams.c37118.stream.Refusal`, ``rate``, ``no_pmu``, ``garbage`` or ``empty``; ``key`` or ``region`` where
+        there are too many; ``pipeline`` where that could not take it.
     frame
         Its bytes.
     detail
@@ -80,7 +83,6 @@ class _Memory(msgspec.Struct):
     rate_hz: float
     configurations: dict[str, dict[int, bytes]]
     joined: list[str]
-    unsettled: list[str]
 
 
 class Intake:
@@ -118,8 +120,8 @@ class Intake:
         self._parsers: dict[str, StreamParser] = {}
         self._configurations: dict[str, dict[int, bytes]] = {}
         self._tables: dict[str, ChannelTable | None] = {}
-        self._unsettled: set[str] = set()
-        self._segments: dict[str, list[tuple[int | None, bytes]]] = {}
+        self._plain: dict[str, set[bytes]] = {}
+        self._segments: dict[str, list[tuple[int, bytes]]] = {}
         self._batches: list[tuple[str, FrameBatch]] = []
         self._joining: list[tuple[str, FrameBatch]] = []
         self._waiting: set[str] = set()
@@ -152,17 +154,19 @@ class Intake:
             if not entry.value:
                 self._drop(DeadLetter(self.clock_ns, key, "empty", b"", "there is nothing in it"))
                 continue
-            if key not in self._parsers and len(self._parsers) + len(self._segments) >= KEYS_MOST:
+            if key not in self._parsers and len(self._parsers) >= KEYS_MOST:
                 detail = f"there are {KEYS_MOST} connections already, and {key!r} is none of them"
                 self._drop(DeadLetter(self.clock_ns, "", "key", entry.value, detail))
                 continue
             self.bytes[key] += len(entry.value)
             self.newest_ns[key] = self.clock_ns
-            self._segments.setdefault(key, []).append((self.clock_ns, entry.value))
-            # Only data of a settled stream may wait and be decoded with what follows: the rest decides who joins when.
-            if key in self._unsettled or key not in self._parsers or entry.value[1:2] > b"\x0f":
-                self._unsettled.add(key)
-                self._decode(key)
+            # Only plain data may wait and be decoded with what follows: the rest decides who joins when, and what a
+            # damaged record leaves over is no part of the next.
+            if _is_plain(entry.value, self._plain.get(key, frozenset())):
+                self._segments.setdefault(key, []).append((self.clock_ns, entry.value))
+                continue
+            self._decode(key, self._segments.pop(key, []))
+            self._decode(key, [(self.clock_ns, entry.value)])
         yield from self._ready()
 
     def finish(self) -> Iterator[Turn]:
@@ -202,8 +206,9 @@ class Intake:
         if not self.settled:
             raise ValueError("sources wait to join; take the intake down when it is settled")
         joined = [name for name, table in self._tables.items() if table is not None]
-        unsettled = sorted(self._unsettled)
-        return msgspec.msgpack.encode(_Memory(self.clock_ns, self._rate_hz, self._configurations, joined, unsettled))
+        # Those too of which no configuration is known: nobody is asked for it a second time.
+        configurations = {key: self._configurations.get(key, {}) for key in self._parsers}
+        return msgspec.msgpack.encode(_Memory(self.clock_ns, self._rate_hz, configurations, joined))
 
     def thaw(self, frozen: bytes, tables: dict[str, ChannelTable]) -> None:
         """Go on from what was taken down.
@@ -230,12 +235,12 @@ class Intake:
             self._parsers[key] = parser = StreamParser(key)
             parser.feed(b"".join(frames.values()))
         self._tables = {name: tables.get(name) for name in memory.joined}
-        self._unsettled = set(memory.unsettled)
 
     def _ready(self) -> Iterator[Turn]:
         """Decode what has waited, and give out what is there."""
-        for key in list(self._segments):
-            self._decode(key)
+        waiting, self._segments = self._segments, {}
+        for key, segments in waiting.items():
+            self._decode(key, segments)
         if self._batches:
             batches, self._batches = self._batches, []
             yield Turn(batches)
@@ -247,46 +252,54 @@ class Intake:
         self._waiting.clear()
         for name, batch in joining:
             self._tables[name] = batch.table
-        self._unsettled -= {name.rpartition("#")[0] for name, _ in joining}
         yield Turn(joining)
 
-    def _decode(self, key: str) -> None:
-        segments = self._segments.pop(key)
+    def _decode(self, key: str, segments: Sequence[tuple[int, bytes]]) -> None:
+        """Decode one record, or plain ones that have waited."""
+        if not segments:
+            return
+        time_ns, value = segments[-1]
         parser = self._parsers.get(key)
         if parser is None:
             parser = self._parsers[key] = StreamParser(key)
-            self._note(key, parser.feed(self._configured(key)))
-        items = parser.feed_segments(segments)
-        # A record holds whole frames: what is left over of one is no part of the next.
-        items += parser.finish() if parser.unfinished else []
-        self._note(key, items)
-        waiting = len(self._joining)
-        for item in items:
-            if isinstance(item, FrameBatch):
-                self._place(key, item)
-        if isinstance(items[-1] if items else None, FrameBatch) and len(self._joining) == waiting:
-            self._unsettled.discard(key)
+            self._note(key, parser, parser.feed(self._configured(key)), time_ns)
+        skipped = parser.counts.bytes_skipped
+        items = parser.feed_segments(segments) + parser.finish()
+        refused = any(isinstance(item, RefusedFrame) for item in items)
+        if refused and len(segments) > 1:
+            # Once more, one by one: so each is refused at its own time.
+            for segment in segments:
+                self._decode(key, [segment])
+            return
+        if parser.counts.bytes_skipped > skipped and not refused:
+            self._drop(DeadLetter(time_ns, key, "garbage", value, "bytes that belong to no frame"))
+        self._note(key, parser, items, time_ns)
+        placed = [self._place(key, item) for item in items if isinstance(item, FrameBatch)]
+        if placed == [True] and len(items) == 1 and _is_plain(value, {value[:_HEAD_BYTES]}):
+            self._plain.setdefault(key, set()).add(value[:_HEAD_BYTES])
 
-    def _note(self, key: str, items: list[Item]) -> None:
+    def _note(self, key: str, parser: StreamParser, items: list[Item], time_ns: int) -> None:
         """Remember configurations, and what could not be used."""
         for item in items:
-            if isinstance(item, ConfigurationFrame):
-                frames = b"".join(encode_configuration(item))
-                self._configurations.setdefault(key, {})[item.id_code] = frames
-            elif isinstance(item, RefusedFrame):
-                self._drop(DeadLetter(self.clock_ns, key, item.reason, item.frame, item.detail))
+            if isinstance(item, RefusedFrame):
+                self._drop(DeadLetter(time_ns, key, item.reason, item.frame, item.detail))
+        if any(isinstance(item, ConfigurationFrame) for item in items):
+            self._plain.pop(key, None)
+            self._configurations[key] = {
+                code: b"".join(encode_configuration(one)) for code, one in parser.configurations().items()
+            }
 
-    def _place(self, key: str, batch: FrameBatch) -> None:
-        """Give a batch out, or let it wait until its stream has joined."""
+    def _place(self, key: str, batch: FrameBatch) -> bool:
+        """Give a batch out, or let it wait until its stream has joined; say whether it was given out."""
         if not batch.table.pmus:
             for arrival_ns in batch.arrival_ns.tolist():
                 self._drop(DeadLetter(arrival_ns, key, "no_pmu", b"", "its configuration names no PMU"))
-            return
+            return False
         name = f"{key}#{batch.table.pmus[0].id_code}"
         self._rate_hz = self._rate_hz or batch.rate_hz
         if batch.rate_hz != self._rate_hz:
             self._refuse(key, name, batch)
-            return
+            return False
         self.frames[key] += len(batch.time_ns)
         table = self._tables.get(name)
         if name in self._waiting or (table is not batch.table and table != batch.table):
@@ -294,9 +307,11 @@ class Intake:
                 self._join_ns = int(batch.arrival_ns[0]) + JOIN_NS
             self._joining.append((name, batch))
             self._waiting.add(name)
-            return
+            self._plain.pop(key, None)
+            return False
         self._tables[name] = batch.table
         self._batches.append((name, batch))
+        return True
 
     def _refuse(self, key: str, name: str, batch: FrameBatch) -> None:
         """Count the frames of a stream at another rate."""
@@ -311,3 +326,14 @@ class Intake:
         """Count a frame that cannot be used, and keep it for whoever puts it aside."""
         self.dropped.setdefault(letter.key, Counter())[letter.reason] += 1
         self.dead.append(letter)
+
+
+def _is_plain(value: bytes, heads: Container[bytes]) -> bool:
+    """Tell whole data frames one after another, with one of these heads."""
+    head = value[:_HEAD_BYTES]
+    if head not in heads:
+        return False
+    size = int.from_bytes(head[2:4], "big")
+    if len(value) == size:
+        return True
+    return len(value) % size == 0 and all(value.startswith(head, at) for at in range(size, len(value), size))

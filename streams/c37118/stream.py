@@ -264,6 +264,16 @@ class StreamParser:
         """
         return {code: layout.table for code, layout in self._layouts.items()}
 
+    def configurations(self) -> dict[int, ConfigurationFrame]:
+        """Give the configurations in force.
+
+        Returns
+        -------
+        dict[int, ConfigurationFrame]
+            By ID code; another parser that is fed them in this order decodes as this one.
+        """
+        return {code: layout.configuration for code, layout in self._layouts.items()}
+
     @property
     def unfinished(self) -> bool:
         """Bytes wait for more: a frame has begun and not ended."""
