@@ -63,6 +63,7 @@ def kafka_settings(config: Config) -> KafkaSettings:
             check_hostname=it.check_hostname,
         ),
         prefix=it.prefix,
+        request_s=it.request,
         record_bytes=RECORD_BYTES,
         regions=it.regions,
         allow_plaintext=it.allow_plaintext,

@@ -53,11 +53,13 @@ def test_keys_arrive(tmp_path: Path) -> None:
         'protocol = "SASL_SSL"\nmechanism = "SCRAM-SHA-256"\nusername = "g"\npassword_file = "word"\n'
         'ca_file = "ca.pem"\ncertificate_file = "own.pem"\nkey_file = "own.key"\nkey_password_file = "key-word"\n'
         'check_hostname = false\nprefix = "north."\nregions = ["a", "b"]\ncompression = "zstd"\n'
+        'request = "2s"\n'
     )
     settings = made(tmp_path, keys)
     security = settings.security
     assert settings.servers == ("broker:9092", "127.0.0.1:9093")
     assert (settings.prefix, settings.regions, settings.compression) == ("north.", ("a", "b"), "zstd")
+    assert settings.request_s == 2.0
     assert (security.protocol, security.mechanism) == (Protocol.SASL_SSL, Mechanism.SCRAM_SHA_256)
     assert (security.username, security.password.reveal()) == ("g", WORD)
     assert (security.ca_file, security.certificate_file) == (tmp_path / "ca.pem", tmp_path / "own.pem")

@@ -250,6 +250,9 @@ class KafkaSection(Section):
     allow_plaintext: Flag = False
     """Whether frames, and passwords, may go unencrypted to another machine: in a network that is secured otherwise."""
 
+    request: Seconds = Field(default=10.0, ge=0.5, le=300)
+    """How long an answer of the brokers is waited for, before they count as unreachable."""
+
     compression: Literal["none", "lz4", "zstd", "gzip"] = "none"
     """How what we write is compressed. Less network and disk, more CPU."""
 

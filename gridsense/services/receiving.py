@@ -35,7 +35,7 @@ RETAIN_S = 60.0
 """How often the log is brought within its retention."""
 
 REQUEST_S = 3.0
-"""How long an answer of Kafka is waited for, before what comes goes into the spill."""
+"""How long an answer of Kafka is waited for at most, before what comes goes into the spill."""
 
 STOP_S = 10.0
 """What Kafka has not taken by then stays in the spill, for the next start."""
@@ -171,7 +171,7 @@ def _sink(config: Config, connections: Sequence[ConnectionSettings], status: Spi
     from streams.kafka.sole_writer import SoleWriter  # noqa: PLC0415 - who has no Kafka need not wait for its client
 
     kafka = config.kafka
-    settings = replace(kafka_settings(config), request_s=REQUEST_S, client="gridsense-gateway")
+    settings = replace(kafka_settings(config), request_s=min(kafka.request, REQUEST_S), client="gridsense-gateway")
     # two of the same connections are a pair; two of others would take them from each other
     sources = zlib.crc32("\n".join(sorted(connection.name for connection in connections)).encode())
     name = f"{kafka.group}-gateway-{config.name}-{sources:08x}"
