@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from typing import Any
 # A BLAS told to take itself for an older machine would measure that machine.
 FORCED = [name for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if os.environ.pop(name, None)]
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+# instead of this folder: the script beside this one is not the library of its name, kafka
+sys.path[:] = [str(ROOT), *(place for place in sys.path if Path(place) != Path(__file__).parent)]
 
 import numpy as np  # noqa: E402  # after the BLAS is settled
 from rich.console import Console  # noqa: E402  # after the path
@@ -38,6 +39,7 @@ from rich.table import Table  # noqa: E402  # after the path
 from baselines.calibration import Status  # noqa: E402  # after the path
 from baselines.stream_axis import take_streams  # noqa: E402  # after the path
 from gridsense.config import Config, load  # noqa: E402  # after the path
+from gridsense.log_opening import open_log  # noqa: E402  # after the path
 from gridsense.logs import set_up  # noqa: E402  # after the path
 from gridsense.pipeline import Learned, Pipeline, Settings  # noqa: E402  # after the path
 from gridsense.processor import Step  # noqa: E402  # after the path
@@ -49,7 +51,6 @@ from streams.block import FrameBatch  # noqa: E402  # after the path
 from streams.c37118.stream import StreamParser  # noqa: E402  # after the path
 from streams.channels import Channel, ChannelTable, Phase, Pmu, Quantity  # noqa: E402  # after the path
 from streams.log import CONFIGURATIONS  # noqa: E402  # after the path
-from streams.sqlite_log import open_log  # noqa: E402  # after the path
 
 RATE = 30
 CHANNELS = 20
@@ -61,7 +62,9 @@ LEARNT_S = 1500
 SETTLE_S = 12.0
 """After the start; the first seconds lay everything out."""
 LIMIT_MS = 500.0
-NOTES = "notes.jsonl"
+NOTES = "processor.jsonl"
+LEARNED = ".learned"
+"""Beside the notes, once the processor waits for the gateway."""
 PDC = 300
 """PMUs of a concentrator."""
 PHASES = (Phase.A, Phase.B, Phase.C, Phase.POSITIVE)
@@ -210,13 +213,13 @@ class Recorder:
 
 
 def run_processor(config: Config, connections: int, notes: Path, profile: Path | None) -> None:
-    """Be the processor: with everything learned once all connections are configured."""
+    """Be the processor: with everything learned, once all connections are configured."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     undo = set_up("warning")
     found = learned(config.pipeline_settings())
-    log = open_log(config.log_path)
-    (config.log_path.parent / "learned").touch()
+    log = open_log(config)
+    notes.with_suffix(LEARNED).touch()
     while len(log.latest(CONFIGURATIONS)) < connections and not stop.wait(0.05):
         pass
     tables: dict[str, ChannelTable] = {}
@@ -285,32 +288,42 @@ def line(
     """
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        words = [
-            "simulate-pmu", str(recorded), "--concentrators", str(load.connections), "--pmus-each", str(load.pmus_each),
-            "--port", "0", "--loop", "--shift-to-now", "--print-config", "--jitter-ms", "20",
-        ]  # fmt: skip
-        simulator = stack.enter_context(running(command(*words), folder, "simulator", subprocess.PIPE))
+        simulator = stack.enter_context(simulating(load, recorded, folder))
         path = folder / "gridsense.toml"
         path.write_text(
             f'[scoring]\nscorers = {list(scorers)}\n[log]\nurl = "sqlite:log.db"\nretention = "2min"\n'
-            f"[metrics]\nprocessor_port = 0\ngateway_port = 0\n{_printed(simulator, load.connections)}",
+            f"[metrics]\nprocessor_port = 0\ngateway_port = 0\n{printed(simulator, load.connections)}",
             encoding="utf-8",
         )
         own = [sys.executable, str(Path(__file__)), "--processor", str(path), "--notes", str(folder / NOTES)]
         own += ["--connections", str(load.connections)] + (["--profile-to", str(profile)] if profile else [])
         processor = stack.enter_context(running(own, folder, "processor"))
-        while not (folder / "learned").exists():
-            if processor.poll() is not None:
-                raise RuntimeError((folder / "processor.err").read_text(encoding="utf-8"))
-            time.sleep(0.05)
+        wait_for_learned(folder / NOTES, processor)
         gateway = stack.enter_context(running(command("gateway", "--config", str(path)), folder, "gateway"))
         children = {"processor": processor, "gateway": gateway, "simulator": simulator}
-        _wait_for_notes(folder, children)
+        wait_for_notes(folder / NOTES, children)
         time.sleep(SETTLE_S)
         yield folder, children
 
 
-def _printed(simulator: subprocess.Popen[bytes], connections: int) -> str:
+def simulating(load: Load, recorded: Path, folder: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Serve a load of simulated PMUs."""
+    words = [
+        "simulate-pmu", str(recorded), "--concentrators", str(load.connections), "--pmus-each", str(load.pmus_each),
+        "--port", "0", "--loop", "--shift-to-now", "--print-config", "--jitter-ms", "20",
+    ]  # fmt: skip
+    return running(command(*words), folder, "simulator", subprocess.PIPE)
+
+
+def wait_for_learned(notes: Path, processor: subprocess.Popen[bytes]) -> None:
+    """Wait until a processor has learned."""
+    while not notes.with_suffix(LEARNED).exists():
+        if processor.poll() is not None:
+            raise RuntimeError(notes.with_suffix(".err").read_text(encoding="utf-8"))
+        time.sleep(0.05)
+
+
+def printed(simulator: subprocess.Popen[bytes], connections: int) -> str:
     """Read the connections that a simulator prints."""
     assert simulator.stdout is not None  # noqa: S101 (for the type checker)
     text = ""
@@ -332,42 +345,52 @@ def measure(
         span_s = time.monotonic() - began_s
         share = {name: (cpu_s(child.pid) - began[name]) / span_s for name, child in children.items()}
         memory = {name: rss_mib(child.pid) for name, child in children.items()}
-        notes = read_notes(folder)
+        notes = read_notes(folder / NOTES)
         said = (folder / "processor.err").read_text(encoding="utf-8")
         tell.print(said[-600:], end="", highlight=False, markup=False)
     return _summed(load, [note for note in notes if note["at_s"] >= began_s], share, memory)
 
 
-def read_notes(folder: Path) -> list[dict[str, Any]]:
-    """Read what the processor has written down so far."""
-    path = folder / NOTES
+def read_notes(path: Path) -> list[dict[str, Any]]:
+    """Read what a processor has written down so far."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     return [json.loads(text) for text in lines if text.endswith("\n")]
 
 
-def _wait_for_notes(folder: Path, children: dict[str, subprocess.Popen[bytes]]) -> None:
+def wait_for_notes(notes: Path, children: dict[str, subprocess.Popen[bytes]]) -> None:
     """Wait until scores come."""
-    deadline = time.monotonic() + 120
-    while not any(note["latency_s"] for note in read_notes(folder)):
+    folder, deadline = notes.parent, time.monotonic() + 120
+    while not any(note["latency_s"] for note in read_notes(notes)):
         for name, child in children.items():
             if child.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{name}: {(folder / f'{name}.err').read_text(encoding='utf-8')[-2000:]}")
         time.sleep(0.2)
 
 
-def _summed(load: Load, notes: list[dict[str, Any]], share: dict[str, float], memory: dict[str, float]) -> Measured:
-    """Put the processor's notes together."""
+def check_learned(notes: Sequence[dict[str, Any]]) -> None:
+    """Raise an error where not all scorers have learned all PMUs: the load would cost less than it should."""
     shares = np.median(np.array([note["learned"] for note in notes[-5:]]), axis=0)
     if len(shares) < LAYERS or shares.min() < 1:
         raise RuntimeError(f"not all have learned, and cost is too low: shares of the PMUs by scorer {shares.tolist()}")
-    at, frames, lag = (np.array([note[name] for note in notes], float) for name in ("at_s", "frames", "lag_s"))
+
+
+def frames_s(notes: Sequence[dict[str, Any]]) -> float:
+    """Say how many frames a processor took a second."""
+    first, last = notes[0], notes[-1]
+    return float((last["frames"] - first["frames"]) / (last["at_s"] - first["at_s"]))
+
+
+def _summed(load: Load, notes: list[dict[str, Any]], share: dict[str, float], memory: dict[str, float]) -> Measured:
+    """Put the processor's notes together."""
+    check_learned(notes)
+    at, lag = (np.array([note[name] for note in notes], float) for name in ("at_s", "lag_s"))
     latency_ms = 1e3 * np.concatenate([np.array(note["latency_s"], float) for note in notes])
     p50, p99, worst = np.percentile(latency_ms, [50, 99, 100])
     return Measured(
         connections=load.connections,
         pmus=load.pmus,
         asked_s=load.connections * RATE,
-        frames_s=float((frames[-1] - frames[0]) / (at[-1] - at[0])),
+        frames_s=frames_s(notes),
         p50_ms=float(p50),
         p99_ms=float(p99),
         worst_ms=float(worst),
