@@ -8,8 +8,9 @@ The rules, for what regions say in the order of event time:
 2. A region whose event is part of the open disturbance and that raises another speaks of a new one: the open one ends.
 3. A disturbance ends when the events of all its regions have ended.
 
-Event time stands still until every region has spoken up to it; a region that has not been heard for `patience_s` is not
-waited for. It reads no clock and no frames: what it is told, in the order in which it is told, is all it knows.
+Event time stands still until every region has spoken up to it; a region that has not been heard for `patience_s`, or
+that has never scored anything, is not waited for. It reads no clock and no frames: what it is told, in the order in
+which it is told, is all it knows.
 """
 
 from __future__ import annotations
@@ -223,10 +224,12 @@ class Joiner:
     def _floor(self) -> int:
         """Event time up to which all have spoken that are waited for."""
         memory, patience_ns = self._memory, round(self.settings.patience_s * 1e9)
-        unheard = not all(name in memory.regions for name in self.settings.regions)
+        # A region that has scored nothing, or that somebody made up, has nothing to say.
+        spoken = {name: heard for name, heard in memory.regions.items() if heard.until_ns > LONG_AGO_NS}
+        unheard = not all(name in spoken for name in self.settings.regions)
         if unheard and memory.clock_ns - memory.began_ns <= patience_ns:
             return LONG_AGO_NS
-        awaited = (h.until_ns for h in memory.regions.values() if memory.clock_ns - h.clock_ns <= patience_ns)
+        awaited = (heard.until_ns for heard in spoken.values() if memory.clock_ns - heard.clock_ns <= patience_ns)
         return min(awaited, default=LONG_AGO_NS)
 
     def _judge(self, floor_ns: int) -> list[Event]:
