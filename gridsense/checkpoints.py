@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gridsense.errors import StoreError
 from gridsense.snapshots import Snapshot
-from streams.errors import LogError
+from streams.errors import DeniedError, LogError, UnreachableError
 from streams.kafka.state import StateTopic
 
 PIECE_BYTES = 1 << 19
@@ -161,6 +161,10 @@ class Checkpoints:
         ------
         StoreError
             If a piece is missing or damaged.
+        DeniedError
+            If the servers do not let us read it.
+        UnreachableError
+            If none of them answers.
         """
         try:
             index = msgspec.msgpack.decode(b"".join(self._topic.get(self._partition, pointer.index)), type=_Index)
@@ -179,6 +183,8 @@ class Checkpoints:
                 array = np.frombuffer(octets, np.dtype(one.dtype)).reshape(one.shape)
                 self._known[id(array)] = (array, one)
                 out.append(array)
+        except (DeniedError, UnreachableError):
+            raise
         except (LogError, msgspec.MsgspecError, ValueError, TypeError) as error:
             raise StoreError(f"the snapshot of partition {self._partition} cannot be read: {error}") from error
         self._kept = [set(index.keys)]

@@ -51,7 +51,8 @@ REASONS = frozenset(
         *(reason.value for reason in Refusal),
         *ALIGNMENT_REASONS,
         *(reason.value for reason in Reason),
-        *("damaged", "expired"),
+        *("damaged", "expired", "skipped"),
+        *("empty", "key", "no_pmu", "pipeline", "rate", "region", "words"),
     )
 )
 """Every value of the label ``reason`` but `OTHER`."""
@@ -279,6 +280,50 @@ RESTORES = Series(
     "How the processor got its state at a start: fresh (none was there; it learns), restored, or refused (there was "
     "one that could not be used; it learns).",
     ("result",),
+)
+
+# ---------------------------------------------------------------- processor on Kafka
+
+_EACH_STAGE = ("stage",)
+TRANSACTIONS = Series(
+    "gridsense_kafka_transactions_total",
+    Kind.COUNTER,
+    "Transactions committed: events, scores and offsets together. Not rising while frames come: Kafka takes nothing.",
+    _EACH_STAGE,
+)
+ABORTED = Series(
+    "gridsense_kafka_transactions_aborted_total",
+    Kind.COUNTER,
+    "Attempts at a transaction that failed; they are tried again. Rising steadily: look at the brokers.",
+    _EACH_STAGE,
+)
+PROCESSOR_FENCED = Series(
+    "gridsense_kafka_fenced_total",
+    Kind.COUNTER,
+    "Times the group had gone on without this processor, which then began anew and has written nothing twice. Rising: "
+    "it is too slow, or lengthen kafka.session.",
+    _EACH_STAGE,
+)
+REBALANCES = Series(
+    "gridsense_kafka_rebalances_total",
+    Kind.COUNTER,
+    "Times the group divided its partitions anew. Rising steadily: processors come and go.",
+    _EACH_STAGE,
+)
+REBALANCE_TIME = Series(
+    "gridsense_kafka_rebalance_seconds_total", Kind.COUNTER, "Time that this took, altogether.", _EACH_STAGE
+)
+PARTITIONS = Series(
+    "gridsense_kafka_partitions",
+    Kind.GAUGE,
+    "Partitions that this processor has now. 0 for long in stage regions: there are more processors than partitions.",
+    _EACH_STAGE,
+)
+PARTITION_LAG = Series(
+    "gridsense_kafka_lag_entries",
+    Kind.GAUGE,
+    f"Records of a partition not read yet. {_BEHIND}",
+    ("stage", "partition"),
 )
 
 # ---------------------------------------------------------------- gateway
@@ -782,6 +827,58 @@ class ProcessorMetrics:
         if self._scored_to_ns is not None:
             yield EVENT_TIME_LAG, (), _age_s(now_ns, self._scored_to_ns)
         yield SNAPSHOT_AGE, (), _age_s(now_ns, self._snapshot_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """How a stage of the processor on Kafka stands.
+
+    Attributes
+    ----------
+    transactions, aborted, fenced, rebalances, rebalance_s
+        As of `gridsense.stage.Counts`.
+    behind
+        Records not read yet, by partition of those that it has.
+    """
+
+    transactions: int
+    aborted: int
+    fenced: int
+    rebalances: int
+    rebalance_s: float
+    behind: Mapping[int, int]
+
+
+class KafkaMetrics:
+    """What the processor's stages say of their groups.
+
+    Parameters
+    ----------
+    registry
+        Where the series will stand.
+    stages
+        Says at each scrape how each stands, by name; called from another thread.
+    """
+
+    def __init__(self, registry: CollectorRegistry, stages: Callable[[], Mapping[str, StageStatus]]) -> None:
+        self._stages = stages
+        registry.register(
+            _AtScrape(
+                self._values,
+                *(TRANSACTIONS, ABORTED, PROCESSOR_FENCED, REBALANCES, REBALANCE_TIME, PARTITIONS, PARTITION_LAG),
+            )
+        )
+
+    def _values(self) -> Iterator[Value]:
+        for name, stage in self._stages().items():
+            yield TRANSACTIONS, (name,), stage.transactions
+            yield ABORTED, (name,), stage.aborted
+            yield PROCESSOR_FENCED, (name,), stage.fenced
+            yield REBALANCES, (name,), stage.rebalances
+            yield REBALANCE_TIME, (name,), stage.rebalance_s
+            yield PARTITIONS, (name,), len(stage.behind)
+            for partition, entries in stage.behind.items():
+                yield PARTITION_LAG, (name, str(partition)), entries
 
 
 class Restore(StrEnum):

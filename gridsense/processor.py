@@ -112,7 +112,8 @@ class Step:
     frames: int = 0
 
 
-_NOTHING = Heard("", (), (), (), (), LONG_AGO_NS, ())
+NOTHING = Heard("", (), (), (), (), LONG_AGO_NS, ())
+"""Of no region."""
 
 
 class Observer(Protocol):
@@ -224,7 +225,11 @@ class Processor:
 
         A log that is full takes no mark: windows stay open until there is room.
         """
-        marks = [mark for region in self.regions.by_name.values() if (mark := self._mark(region))]
+        marks = [
+            mark
+            for region in self.regions.by_name.values()
+            if (mark := mark_of(region, self.settings.idle_s, self._now_ns()))
+        ]
         if not marks:
             return
         try:
@@ -277,15 +282,6 @@ class Processor:
         entry = self._log.latest(CONFIGURATIONS).get(key)
         return entry.value if entry else b""
 
-    def _mark(self, region: Region) -> Record | None:
-        """Make a mark of time for a region that is idle."""
-        idle_s = self.settings.idle_s * max(1.0, _BRISK_HZ / (region.intake.rate_hz or _BRISK_HZ))
-        if time.monotonic() - region.came_s < idle_s or not region.intake.clock_ns:
-            return None
-        region.came_s = time.monotonic()
-        now_ns = max(self._now_ns(), region.intake.clock_ns + round(self.settings.idle_s * 1e9))
-        return Record(now_ns, f"{region.name}/" if region.name else "", b"")
-
     def _stepped(self, heard: Sequence[Heard], lost: Sequence[Lost], began_s: float) -> None:
         """Store what was found, put aside what could not be used, and tell everybody."""
         gaps = [self._gap(one) for one in lost]
@@ -300,7 +296,7 @@ class Processor:
         now_ns, lasting = self._now_ns(), self._lasting()
         took_s = time.perf_counter() - began_s
         # What concerns the grid is told with the first region, and so is the time that all of them took.
-        for n, one in enumerate(heard or [_NOTHING]):
+        for n, one in enumerate(heard or [NOTHING]):
             step = Step(
                 region=one.region,
                 place=self.place,
@@ -330,26 +326,7 @@ class Processor:
             self._unsaid = []
 
     def _gap(self, lost: Lost) -> Event:
-        """Make an event of entries that the log cannot give."""
-        source, onset_ns = self.settings.pipeline.source, self.regions.clock_ns
-        entries = lost.last - lost.first + 1
-        log.error("entries %d to %d of the log are lost: %s", lost.first, lost.last, lost.reason)
-        return Event(
-            id=event_id(source, onset_ns, f"{FRAMES}#{lost.first}", Cause.DATA),
-            source=source,
-            onset_ns=onset_ns,
-            raised_ns=onset_ns,
-            end_ns=onset_ns,
-            cause=Cause.DATA,
-            kind="log_gap",
-            first_pmu="",
-            pmus=(),
-            minus_ln_p=0.0,
-            scorer="log",
-            contributions=(),
-            sentence=f"up to {entries:,} entries of the log could not be read ({lost.reason}): "
-            f"offsets {lost.first} to {lost.last}; what happened meanwhile was not seen",
-        )
+        return gap(self.settings.pipeline.source, self.regions.clock_ns, FRAMES, lost)
 
     def _put_aside(self, dead: Sequence[DeadLetter]) -> None:
         """Write dead letters, some of very many; all are counted.
@@ -407,3 +384,69 @@ class Processor:
         state = len(snapshot.body) + sum(array.nbytes for array in snapshot.arrays)
         for observer in self._observers:
             observer.saved(time.perf_counter() - began_s, size, state)
+
+
+def gap(source: str, clock_ns: int, topic: str, lost: Lost) -> Event:
+    """Make an event of entries that the log cannot give, or that were skipped.
+
+    Parameters
+    ----------
+    source
+        Name of what is watched.
+    clock_ns
+        What time it was by the entries before.
+    topic
+        Of the log, and its partition where there are several.
+    lost
+        What is missing.
+
+    Returns
+    -------
+    Event
+        Over at once.
+    """
+    entries = lost.last - lost.first + 1
+    log.error("entries %d to %d of %s are lost: %s", lost.first, lost.last, topic, lost.reason)
+    return Event(
+        id=event_id(source, clock_ns, f"{topic}#{lost.first}", Cause.DATA),
+        source=source,
+        onset_ns=clock_ns,
+        raised_ns=clock_ns,
+        end_ns=clock_ns,
+        cause=Cause.DATA,
+        kind="log_gap",
+        first_pmu="",
+        pmus=(),
+        minus_ln_p=0.0,
+        scorer="log",
+        contributions=(),
+        sentence=f"up to {entries:,} entries of the log could not be read ({lost.reason}): "
+        f"offsets {lost.first} to {lost.last}; what happened meanwhile was not seen",
+    )
+
+
+def mark_of(region: Region, idle_s: float, now_ns: int, since_s: float = 0.0) -> Record | None:
+    """Make a mark of time for a region, where nothing has come of it for long.
+
+    Parameters
+    ----------
+    region
+        Any.
+    idle_s
+        How long that is, where its frames come briskly; longer in proportion where fewer than `_BRISK_HZ` a second do.
+    now_ns
+        The wall clock, UTC nanoseconds.
+    since_s
+        Before this, by the monotonic clock, silence says nothing.
+
+    Returns
+    -------
+    Record | None
+        None where it is not due; else the region's silence begins anew with it.
+    """
+    wait_s = idle_s * max(1.0, _BRISK_HZ / (region.intake.rate_hz or _BRISK_HZ))
+    if time.monotonic() - max(region.came_s, since_s) < wait_s or not region.intake.clock_ns:
+        return None
+    region.came_s = time.monotonic()
+    key = f"{region.name}/" if region.name else ""
+    return Record(max(now_ns, region.intake.clock_ns + round(idle_s * 1e9)), key, b"")

@@ -116,6 +116,16 @@ class Region:
         self.came_s = time.monotonic()
         return self._heard([output for turn in self.intake.take(entries) for output in self._fed(turn)])
 
+    def lasting(self) -> list[Event]:
+        """Say what is open that concerns this region alone.
+
+        Returns
+        -------
+        list[Event]
+            Their end unknown.
+        """
+        return [event for event in self.pipeline.open_events() if event.cause is not Cause.GRID]
+
     def finish(self) -> Heard:
         """Take the frames as ended: close every window, as at the end of a file.
 

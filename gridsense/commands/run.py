@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from gridsense.commands.service import board, configured, stopping
 from gridsense.config import FILE_NAME
+from gridsense.errors import UsageError
 from gridsense.services.processing import process
 
 _FLAG = Parameter(negative="", show_default=False)
@@ -29,6 +30,9 @@ def run(
     it was stopped. SIGTERM and Ctrl+C end it within ten seconds. Metrics and signs of life: `[metrics]` of the
     configuration. Who wants to see what it finds runs `gridsense watch`.
 
+    Where the log is in Kafka (`log.url = "kafka://…"`), processors of one `kafka.group` share its partitions; events,
+    scores and how far each has read are committed in one transaction. Give each a `kafka.instance` of its own.
+
     Examples
     --------
     ```
@@ -46,10 +50,24 @@ def run(
     once
         Stop at the end of the log. The next run goes on from there.
     close
-        At the end take the frames as ended: close every window, as `gridsense detect` does at the end of a file.
+        At the end take the frames as ended: close every window, as `gridsense detect` does at the end of a file. Not
+        with Kafka.
+
+    Raises
+    ------
+    UsageError
+        If --close is asked for and the log is in Kafka.
     """
-    ended = threading.Event()
-    if once:
-        ended.set()
-    with configured(config, overrides) as loaded, stopping() as stop, closing(board(loaded)) as said:
-        process(loaded, stop, ended=ended, close=close, observers=[said])
+    with configured(config, overrides) as loaded, stopping() as stop:
+        if loaded.log_servers:
+            if close:
+                raise UsageError("--close: the frames in Kafka do not end; leave it out")
+            from gridsense.services.grouped import process_group  # noqa: PLC0415 - only this needs Kafka's client
+
+            process_group(loaded, stop, once=once)
+            return
+        ended = threading.Event()
+        if once:
+            ended.set()
+        with closing(board(loaded)) as said:
+            process(loaded, stop, ended=ended, close=close, observers=[said])

@@ -11,34 +11,25 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from gridsense.config import Config
 from gridsense.errors import StoreError
-from gridsense.life import Heartbeat, LifeServer, Readiness
 from gridsense.log_opening import log_place, open_log
-from gridsense.metrics import LogMetrics, ProcessorMetrics, Restore, ServiceMetrics, SourceStatus
 from gridsense.pipeline import Learned
-from gridsense.processor import READER, Observer, Processor, Settings, Step
+from gridsense.processor import Observer, Processor, Settings, Step
 from gridsense.regions import Region
-from gridsense.sequence import Model
+from gridsense.services.metering import Behind, Meter
 from streams.errors import LogError
 from streams.gateway.clock import SteadyClock
-from streams.log import DEAD_LETTERS, FRAMES, Log
+from streams.log import FRAMES, Log
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 """How long to wait where the log or the store cannot be used."""
-
-BEHIND_S = 30.0
-"""Reading so far behind what has come is not ready."""
-
-_NOTE_S = 1.0
 
 
 @contextmanager
@@ -144,9 +135,9 @@ def process(
     with ExitStack() as stack:
         stack.enter_context(alone(config.store_path))
         reading = stack.enter_context(_opened(config))
-        meter = _Meter(config, reading, settings.pipeline.model)
+        meter = Meter(config, settings.pipeline.model)
         processor = Processor(settings, reading, config.store_path, (meter, *observers), clock.now_ns, learned=learned)
-        meter.processor = processor
+        meter.watch(_Line(processor, reading))
         stack.enter_context(meter.served())
         processor.open()
         stack.callback(processor.close)
@@ -186,118 +177,18 @@ def _opened(config: Config) -> Iterator[Log]:
         reading.close()
 
 
-class _Meter:
-    """Counts what the processor does, and serves it."""
+class _Line:
+    """What the meter wants to know of the processor."""
 
-    def __init__(self, config: Config, reading: Log, model: Model | None) -> None:
-        self.heartbeat = Heartbeat()
-        self.trouble = "the state is being restored"
-        self.processor: Processor | None = None
-        self._config = config
+    def __init__(self, processor: Processor, reading: Log) -> None:
+        self._processor = processor
         self._log = reading
-        self._registry = CollectorRegistry()
-        ServiceMetrics(self._registry, self.heartbeat.age_s)
-        self._metrics = ProcessorMetrics(self._registry, lambda: self._sources)
-        LogMetrics(self._registry, lambda: open_log(config), {FRAMES: [READER], DEAD_LETTERS: []})
-        self._model = model
-        self._sources: tuple[SourceStatus, ...] = ()
-        self._behind_s = 0.0
-        self._noted_s = 0.0
 
-    @contextmanager
-    def served(self) -> Iterator[None]:
-        """Serve, where the configuration names a port."""
-        port = self._config.metrics.processor_port
-        if not port:
-            yield
-            return
-        host, key = self._config.metrics.host, "metrics.processor_port"
-        with LifeServer(host, port, self._registry, self.heartbeat, self._ready, key=key) as server:
-            log.info("signs of life at http://%s:%d", host, server.port)
-            yield
+    def regions(self) -> Iterable[Region]:
+        """All of them."""
+        return self._processor.regions.by_name.values()
 
-    def began(self, how: str) -> None:
-        """Count the start."""
-        self._metrics.restored(Restore(how))
-        if self.processor is not None:
-            self._metrics.happened((), self.processor.regions.open_events())
-
-    def stepped(self, step: Step) -> None:
-        """Count a reading."""
-        metrics = self._metrics
-        metrics.stepped(step.took_s)
-        metrics.happened(step.events, step.lasting)
-        for letter in step.dead:
-            metrics.dead_letter(letter.reason)
-        for output in step.outputs:
-            for track, layer in zip(output.scored.ticks.tracks, output.scored.layers, strict=True):
-                if layer.missing_s.size:
-                    missing_s = layer.missing_s[-1]
-                    metrics.learning(track.name, float(missing_s.max()), int((missing_s > 0).sum()))
-            if self._model is not None and output.scored.forecast is not None:
-                metrics.model(self._model.identity)
-        if step.latency_s:
-            metrics.scored(
-                max(int(o.scored.ticks.time_ns[-1]) for o in step.outputs if len(o.scored.ticks.time_ns)),
-                step.latency_s,
-            )
-        if step.lost or time.monotonic() - self._noted_s >= _NOTE_S:
-            self._noted_s = time.monotonic()
-            extent = self._log.extent(FRAMES)
-            metrics.reading.read(extent, step.place, step.clock_ns, step.lost)
-            self._behind_s = max(extent.newest_ns - step.clock_ns, 0) / 1e9
-            self._sources = self._told()
-
-    def saved(self, took_s: float, size: int, state_bytes: int) -> None:
-        """Count a snapshot."""
-        self._metrics.snapshot(took_s, size, state_bytes)
-
-    def save_failed(self) -> None:
-        """Count a snapshot that failed."""
-        self._metrics.snapshot_failed()
-
-    def _ready(self) -> Readiness:
-        reasons = [self.trouble] if self.trouble else []
-        if self._behind_s > BEHIND_S:
-            reasons.append(f"reading is {self._behind_s:.0f} s behind what has come")
-        return Readiness(tuple(reasons))
-
-    def _told(self) -> tuple[SourceStatus, ...]:
-        """Say how the sources stand; made in the processor's thread, read in others."""
-        if self.processor is None:
-            return ()
-        return tuple(status for region in self.processor.regions.by_name.values() for status in sources_of(region))
-
-
-def sources_of(region: Region) -> list[SourceStatus]:
-    """Say how the sources of a region stand.
-
-    Parameters
-    ----------
-    region
-        Between two readings.
-
-    Returns
-    -------
-    list[SourceStatus]
-        One for each connection that was heard.
-    """
-    intake, counts = region.intake, region.pipeline.counts()
-    pmus: dict[str, int] = {}
-    dropped = {key: dict(reasons) for key, reasons in intake.dropped.items()}
-    if counts is not None:
-        names, aligned = counts
-        for n, (name, table) in enumerate(region.pipeline.tables.items()):
-            key = name.rpartition("#")[0]
-            pmus[key] = pmus.get(key, 0) + len(table.pmus)
-            place = names.index(name) if names[n] != name else n
-            reasons = dropped.setdefault(key, {})
-            for reason, column in (("late", aligned.late), ("duplicate", aligned.duplicate), ("ahead", aligned.ahead)):
-                if column[place]:
-                    reasons[reason] = reasons.get(reason, 0) + int(column[place])
-    return [
-        SourceStatus(
-            key, intake.frames[key], size, dropped.get(key, {}), intake.newest_ns.get(key, 0), pmus.get(key, 0)
-        )
-        for key, size in intake.bytes.items()
-    ]
+    def behind(self, step: Step) -> Behind:
+        """How far the log goes beyond what was read."""
+        extent = self._log.extent(FRAMES)
+        return Behind(extent, step.place, step.clock_ns, max(extent.newest_ns - step.clock_ns, 0) / 1e9)

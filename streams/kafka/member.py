@@ -162,6 +162,8 @@ class Member:
         How many were committed; how many attempts were not; how often it was told that it had been replaced.
     rebalances, rebalance_s
         How often it joined the group, and the seconds that this took altogether.
+    doubled
+        It was replaced by another that bears the same name of an instance.
     """
 
     def __init__(
@@ -178,6 +180,7 @@ class Member:
         self.fenced = 0
         self.rebalances = 0
         self.rebalance_s = 0.0
+        self.doubled = False
         self._assigned = assigned
         self._revoked = revoked
         self._identity = uuid.uuid4().hex[:12]
@@ -193,6 +196,7 @@ class Member:
         self._fetched: dict[int, list[Entry]] = {}
         self._lost: dict[int, list[Lost]] = {}
         self._told: dict[int, int] = {}
+        self._written_ms: dict[int, int] = {}
         self._interrupted = threading.Event()
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -341,6 +345,21 @@ class Member:
         with translated(f"the end of {self._topic} {partition}"):
             return int(self._live().end_offsets([tp], timeout_ms=_ms(self.settings.request_s))[tp])
 
+    def written_ns(self, partition: int) -> int:
+        """Say when the newest record that was fetched had been written.
+
+        Parameters
+        ----------
+        partition
+            Any of the topic.
+
+        Returns
+        -------
+        int
+            UTC nanoseconds by the servers' clock, to the millisecond; 0 before the first.
+        """
+        return self._written_ms.get(partition, 0) * 1_000_000
+
     def alive(self) -> bool:
         """Ask the servers of its partitions whether they are there, to tell nothing to read from nobody to read from.
 
@@ -480,6 +499,7 @@ class Member:
 
     def _fence(self, what: str, cause: Exception | None) -> NoReturn:
         self.fenced += 1
+        self.doubled = isinstance(cause, errors.FencedInstanceIdError)
         reason = f" ({type(cause).__name__})" if cause else ""
         raise FencedError(f"{what}: the group has gone on without this member{reason}: begin anew") from cause
 
@@ -527,6 +547,8 @@ class Member:
             raise translation(error, what) from error
         for tp, records in fetched.items():
             self._fetched.setdefault(tp.partition, []).extend(map(entry_of, records))
+            if records:
+                self._written_ms[tp.partition] = records[-1].timestamp
         self._remember_membership(what)
 
     def _remember_membership(self, what: str) -> None:
