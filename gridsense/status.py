@@ -966,8 +966,8 @@ class _Writer:
         self._writing = self._thread.submit(self._write, body)
 
     def close(self, body: bytes) -> None:
-        """Write the last word, and let go of the store."""
-        self._thread.submit(self._write, body)
+        """Write the last word, unless the words before could not be, and let go of the store."""
+        self._thread.submit(self._write_last, body)
         self._thread.submit(self._let_go)
         self._thread.shutdown()
 
@@ -983,6 +983,10 @@ class _Writer:
             self._complained = True
             return
         self._complained = False
+
+    def _write_last(self, body: bytes) -> None:
+        if not self._complained:
+            self._write(body)
 
     def _let_go(self) -> None:
         if self._sink is not None:

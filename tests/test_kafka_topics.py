@@ -211,7 +211,7 @@ def test_who_has_the_password_makes_topics_and_who_has_not_is_told(
     )
     monkeypatch.setenv("GRIDSENSE_KAFKA__PASSWORD", "wrong")
     assert run(["topics", "create", "--config", str(path)]) == EXIT_PEER
-    assert "the servers refuse us" in capsys.readouterr().err
+    assert "the servers refuse these credentials" in capsys.readouterr().err
     monkeypatch.setenv("GRIDSENSE_KAFKA__PASSWORD", party.password)
     assert run(["topics", "create", "--config", str(path)]) == EXIT_OK
     monkeypatch.delenv("GRIDSENSE_KAFKA__PASSWORD")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import numpy as np
@@ -38,6 +39,7 @@ from gridsense.status import (
 from gridsense.store import EventStore
 from streams.align import AlignSettings
 from streams.channels import ChannelTable
+from streams.errors import UnreachableError
 from streams.gateway.status import ConnectionStatus, Counts, State, Totals
 from streams.log import FRAMES, Record
 from streams.sqlite_log import open_log
@@ -301,6 +303,21 @@ def test_a_store_that_cannot_be_written_is_told_once_and_stops_nobody(
     board.stepped(step())
     board.close()
     assert said(path).written_ns == clock.now_ns
+
+
+def test_at_the_end_a_place_in_trouble_is_not_waited_for_again() -> None:
+    """Each attempt to reach a broker that is away takes seconds."""
+    opened = list[int]()
+
+    def away() -> NoReturn:
+        opened.append(1)
+        raise UnreachableError("no answer")
+
+    board = GatewayBoard(away)
+    board.told([], totals([]))
+    until(lambda: written(board))
+    board.close()
+    assert len(opened) == 1
 
 
 def test_a_store_that_others_hold_keeps_nobody_waiting(tmp_path: Path) -> None:

@@ -383,11 +383,12 @@ class Spill:
                 self._turn()
                 pause_s = TURN_S
             except LogError as error:
+                self._broken = True
                 if not self._tried.is_set() and not isinstance(error, UnreachableError):
                     self._refusal = error
-                self._broken = True
-                with self._lock:
-                    self._fail(error)
+                else:
+                    with self._lock:
+                        self._fail(error)
                 pause_s = min(_RETRY_MOST_S, 2 * pause_s or TURN_S)
             except Exception as error:  # noqa: BLE001 - the gateway hears of it at the next record
                 _log.exception("a defect of the gateway's spill")

@@ -8,6 +8,7 @@ would show of secrets is dropped. It sends and reads nothing.
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import ssl
 import time
@@ -51,15 +52,19 @@ _TELLTALES = ("kafka.net.connection", "kafka.protocol.parser", "kafka.admin.clie
 """Loggers whose debugging lines hold whole requests or settings."""
 _TRANSLATIONS: tuple[tuple[tuple[type[Exception], ...], type[LogError], str], ...] = (
     (
-        (
-            errors.AuthorizationError,
-            errors.SaslAuthenticationFailedError,
-            errors.UnsupportedSaslMechanismError,
-            errors.IllegalSaslStateError,
-            errors.SecurityDisabledError,
-        ),
+        (errors.SaslAuthenticationFailedError,),
         DeniedError,
-        "the servers refuse us, or we them ({}): check credentials, certificates and rights (ACLs)",
+        "the servers refuse these credentials ({}): check kafka.username and kafka.password_file, or kafka.token_file",
+    ),
+    (
+        (errors.UnsupportedSaslMechanismError, errors.IllegalSaslStateError, errors.SecurityDisabledError),
+        DeniedError,
+        "the servers take no such login ({}): check kafka.mechanism and kafka.protocol",
+    ),
+    (
+        (errors.AuthorizationError,),
+        DeniedError,
+        "no right to do this ({}): have whoever runs the servers give the rights (ACLs) of deploy/kafka/README.md",
     ),
     (
         (
@@ -87,7 +92,7 @@ _TRANSLATIONS: tuple[tuple[tuple[type[Exception], ...], type[LogError], str], ..
     (
         (errors.InvalidReceiveError,),
         DeniedError,
-        "what answers does not speak Kafka in the clear ({}): check port and protocol, which may have to be one of TLS",
+        "no Kafka in the clear is there ({}): check log.url, and kafka.protocol, which may have to be SASL_SSL",
     ),
     (
         (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError),
@@ -109,12 +114,16 @@ _TRANSLATIONS: tuple[tuple[tuple[type[Exception], ...], type[LogError], str], ..
             errors.RequestTimedOutError,
         ),
         UnreachableError,
-        "no answer ({}): see whether the servers run and can be reached",
+        "no answer ({}): see whether the servers run and can be reached, and check log.url",
     ),
 )
 """Kinds of errors, ours, and what to say."""
-_SIGNS_OF_DENIAL = ("[SSL", "AuthorizationFailedError")
-"""In the text of an error that is of another kind."""
+_UNTRUSTED = "[SSL"
+"""In the text of whatever error a handshake ends with."""
+_NO_RIGHT = "AuthorizationFailedError"
+"""In the text of errors that wrap such a one."""
+_ECHO = re.compile(r"^(?:\[Error \d+\] )?(\w+)(?:: \1)*(?:: |$)")
+"""How kafka-python's errors begin: with their own name, once or more."""
 
 _Client = TypeVar("_Client")
 
@@ -136,9 +145,18 @@ def translation(error: Exception, what: str) -> LogError:
     """
     if isinstance(error, LogError):
         return error
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    name = type(error).__name__
+    text = str(error)
+    if (echo := _ECHO.match(text)) and echo[1] == name:
+        text = text[echo.end() :]
+    said = f"{name}: {text}" if text else name
+    if _UNTRUSTED in said:
+        return DeniedError(
+            f"{what}: the servers' certificate or ours is refused ({said}): check kafka.ca_file, "
+            "kafka.certificate_file and the host in log.url"
+        )
     for kinds, ours, message in _TRANSLATIONS:
-        if isinstance(error, kinds) or (ours is DeniedError and any(sign in said for sign in _SIGNS_OF_DENIAL)):
+        if isinstance(error, kinds) or (errors.AuthorizationError in kinds and _NO_RIGHT in said):
             return ours(f"{what}: {message.format(said)}")
     return LogError(f"{what}: {said}")
 
@@ -514,7 +532,7 @@ def _made(settings: KafkaSettings, make: Callable[[dict[str, Any]], _Client]) ->
                 client._net.stop()  # noqa: SLF001 - nobody else has it
         if not isinstance(error, (errors.KafkaError, LogError, OSError)):
             raise
-        raise translation(cause, f"kafka {', '.join(settings.servers)}") from cause
+        raise translation(cause, settings.place) from cause
 
 
 def _options(settings: KafkaSettings) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Lease:
         bool
             As far as we know.
         """
-        with translated(f"lease of {self._settings.prefix}{self._group}"):
+        with translated(f"{self._settings.place}: lease of group {self._settings.prefix}{self._group}"):
             if self._client is None:
                 self._client = consumer(
                     self._settings,

@@ -293,7 +293,7 @@ class KafkaLog:
     def _doing(self, what: str) -> Iterator[None]:
         """Translate errors, and begin anew after one."""
         try:
-            with translated(f"kafka {', '.join(self.settings.servers)}: {what}"):
+            with translated(f"{self.settings.place}: {what}"):
                 yield
         except LogError:
             self.close()

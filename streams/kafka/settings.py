@@ -182,6 +182,19 @@ class KafkaSettings:
     compression: str = ""
     record_bytes: int = 16 << 20
 
+    @property
+    def place(self) -> str:
+        """Where it is and who we are there, for messages: no secret is in it."""
+        it = self.security
+        who = ""
+        if it.username:
+            who = f" as {it.username}"
+        elif it.token_file:
+            who = f" by the token in {it.token_file}"
+        elif it.certificate_file:
+            who = f" by the certificate in {it.certificate_file}"
+        return f"kafka {', '.join(self.servers)}{who}"
+
     def topic(self, name: str) -> str:
         """Name a topic as the brokers know it.
 

@@ -86,7 +86,7 @@ class SoleWriter:
             Its number, and the arrival of its newest record; zeros where there was none, or none for so long that the
             servers have forgotten it (a week, as a rule).
         """
-        with translated(f"the newest write of {self._settings.prefix}{self._name}"):
+        with translated(f"{self._settings.place}: the newest write of group {self._settings.prefix}{self._name}"):
             if self._reader is None:
                 self._reader = consumer(self._settings, group=self._name)
             found = self._reader.committed(self._place, metadata=True, timeout_ms=round(self._settings.request_s * 1e3))
@@ -100,7 +100,7 @@ class SoleWriter:
         tuple[int, int]
             As `place`; it stays so until `write`.
         """
-        with translated(f"transactions of {self._settings.prefix}{self._name}"):
+        with translated(f"{self._settings.place}: transactional id {self._settings.prefix}{self._name}"):
             if self._producer is None:
                 self._producer = producer(
                     self._settings, transactional_id=self._name, transaction_s=self._transaction_s, linger_ms=0
@@ -129,7 +129,7 @@ class SoleWriter:
             raise UnreachableError(f"{self._settings.prefix}{self._name}: not settled yet")
         covered_ns = max(record.time_ns for _, record in records)
         partitions = {topic: self._log.partitions(topic) for topic in {topic for topic, _ in records}}
-        with translated(f"transaction of {self._settings.prefix}{self._name}"):
+        with translated(f"{self._settings.place}: transactional id {self._settings.prefix}{self._name}"):
             self._transact(self._producer, records, partitions, OffsetAndMetadata(number, str(covered_ns), -1))
 
     def tail(self, keys: Collection[str], since_ns: int) -> Iterable[Entry]:
@@ -214,7 +214,7 @@ class SoleWriter:
 
     def _read(self, tps: Sequence[TopicPartition], since_ns: int) -> Iterator[Entry]:
         request_ms = round(self._settings.request_s * 1e3)
-        with translated(f"reading the end of {self._settings.topic(FRAMES)}"):
+        with translated(f"{self._settings.place}: reading the end of {self._settings.topic(FRAMES)}"):
             client = consumer(self._settings, fetch_bytes=TAIL_FETCH_BYTES)
             try:
                 client.assign(list(tps))

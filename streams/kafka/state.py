@@ -177,7 +177,7 @@ class StateTopic:
         if self._producer is None:
             self._producer = producer(self.settings)
         try:
-            with translated(f"{self.topic} {partition}"):
+            with translated(f"{self.settings.place}: {self.topic} {partition}"):
                 yield self._producer
         except BaseException:
             self.close()
@@ -190,7 +190,7 @@ class StateTopic:
     def _reading(self, partition: int) -> Iterator[tuple[KafkaConsumer, TopicPartition, int]]:
         """Lend a consumer, with where the partition ends now."""
         tp = TopicPartition(self.topic, partition)
-        with closing(consumer(self.settings)) as client, translated(f"{self.topic} {partition}"):
+        with closing(consumer(self.settings)) as client, translated(f"{self.settings.place}: {self.topic} {partition}"):
             client.assign([tp])
             yield client, tp, int(client.end_offsets([tp])[tp])
 

@@ -238,7 +238,7 @@ def create(settings: KafkaSettings, wanted: Sequence[TopicSpec]) -> list[str]:
         of them than copies are asked for.
     """
     made: list[str] = []
-    with closing(admin(settings)) as client, translated(f"kafka {', '.join(settings.servers)}: making topics"):
+    with closing(admin(settings)) as client, translated(f"{settings.place}: making topics"):
         there = _described(client, [settings.topic(spec.name) for spec in wanted])
         missing = [spec for spec in wanted if settings.topic(spec.name) not in there]
         if not missing:
@@ -285,7 +285,7 @@ def check(settings: KafkaSettings, wanted: Sequence[TopicSpec]) -> list[Differen
     list[Difference]
         Empty where all is as it should be. A `streams.errors.LogError` says that the servers do not answer, or refuse.
     """
-    with closing(admin(settings)) as client, translated(f"kafka {', '.join(settings.servers)}: looking at topics"):
+    with closing(admin(settings)) as client, translated(f"{settings.place}: looking at topics"):
         return _differences(client, settings, wanted)
 
 
@@ -309,7 +309,7 @@ def alter(settings: KafkaSettings, wanted: Sequence[TopicSpec]) -> list[Differen
     LogError
         If the servers do not answer, or refuse, or the change is not in effect within the time of a request.
     """
-    with closing(admin(settings)) as client, translated(f"kafka {', '.join(settings.servers)}: altering topics"):
+    with closing(admin(settings)) as client, translated(f"{settings.place}: altering topics"):
         found = _differences(client, settings, wanted)
         changes: dict[str, dict[str, str]] = {}
         for topic, setting, _, value in found:
@@ -353,7 +353,7 @@ def status(settings: KafkaSettings, wanted: Sequence[TopicSpec]) -> list[TopicSt
         One for each. A `streams.errors.LogError` says that the servers do not answer, or refuse.
     """
     names = [settings.topic(spec.name) for spec in wanted]
-    with closing(admin(settings)) as client, translated(f"kafka {', '.join(settings.servers)}: looking at topics"):
+    with closing(admin(settings)) as client, translated(f"{settings.place}: looking at topics"):
         there = _described(client, names)
         led = [
             TopicPartition(name, partition["partition_index"])
