@@ -300,7 +300,8 @@ class Member:
         offset
             Where to.
         """
-        self._live().seek(self._tp(partition), offset)
+        for tp in self._held([partition]):
+            self._live().seek(tp, offset)
         self._fetched.pop(partition, None)
         self._lost.pop(partition, None)
         self._told[partition] = offset
@@ -313,7 +314,7 @@ class Member:
         partitions
             Of those that are assigned.
         """
-        self._live().pause(*map(self._tp, partitions))
+        self._live().pause(*self._held(partitions))
 
     def resume(self, partitions: Iterable[int]) -> None:
         """Read some partitions again.
@@ -323,7 +324,7 @@ class Member:
         partitions
             Of those that are assigned.
         """
-        self._live().resume(*map(self._tp, partitions))
+        self._live().resume(*self._held(partitions))
 
     def end(self, partition: int) -> int:
         """Say where a partition ends.
@@ -339,7 +340,7 @@ class Member:
             Offset of its next record, as it was when something was last fetched.
         """
         tp = self._tp(partition)
-        known = self._live().highwater(tp) if partition in self._places else None
+        known = self._live().highwater(tp) if self._held([partition]) else None
         if known is not None:
             return int(known)
         with translated(f"the end of {self._topic} {partition}"):
@@ -684,6 +685,11 @@ class Member:
             return None, ""
         token, _, note = (found.metadata or "").partition(" ")
         return Place(int(found.offset), note), token
+
+    def _held(self, partitions: Iterable[int]) -> list[TopicPartition]:
+        """Name those that the group has not taken since our owner was last told."""
+        held = self._live().assignment()
+        return [tp for tp in map(self._tp, partitions) if tp in held]
 
     def _tp(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)
