@@ -23,6 +23,7 @@ from gridsense.metrics import (
     REASONS,
     ArchiveMetrics,
     GatewayMetrics,
+    KafkaMetrics,
     Kind,
     LogMetrics,
     ProcessorMetrics,
@@ -30,6 +31,7 @@ from gridsense.metrics import (
     Restore,
     ServiceMetrics,
     SourceStatus,
+    StageStatus,
 )
 from streams import align
 from streams.c37118.stream import Counts, Refusal, StreamParser
@@ -44,7 +46,7 @@ from tests.reference.made_event import made_event
 S = 1_000_000_000
 ROOT = Path(__file__).parents[1]
 LABELS = {"cause", "python", "reader", "reason", "result", "scorer", "source", "stage", "state", "topic", "version"}
-LABELS |= {"model"}
+LABELS |= {"model", "partition"}
 """Each has few values, or as many as there are connections. PMUs and channels are none of them."""
 
 
@@ -103,6 +105,7 @@ def everything(path: Path) -> list[CollectorRegistry]:
     said.model("0123456789abcdef")
     said.snapshot(0.1, 10, 20)
     said.restored(Restore.FRESH)
+    KafkaMetrics(processor, lambda: {"regions": StageStatus(1, 2, 3, 4, 5.0, {0: 6})})
     with_refusal = GatewayCounts()
     with_refusal.refused["crc"] = 1
     connections = [connection("a", State.STREAMING, 1.0, with_refusal)]
@@ -159,7 +162,9 @@ def test_the_page_of_the_documentation_is_current() -> None:
 def test_every_reason_that_the_code_knows_is_a_label() -> None:
     fields = {field.name for field in dataclasses.fields(align.Counts)} - {"accepted"}
     assert set(metrics.ALIGNMENT_REASONS) == fields
-    assert {*fields, *map(str, Refusal), *map(str, Reason), "damaged", "expired"} == REASONS
+    assert {*fields, *map(str, Refusal), *map(str, Reason)} <= REASONS
+    assert {"damaged", "expired", "skipped"} <= REASONS
+    assert {"empty", "key", "no_pmu", "pipeline", "rate", "region", "words"} <= REASONS
     assert OTHER not in REASONS
 
 
