@@ -53,7 +53,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Index(msgspec.Struct, frozen=True, array_like=True):
-    """What a snapshot consists of."""
+    """What a snapshot consists of, and what else may still be there that it does not need."""
 
     writer: str
     newest: int
@@ -62,6 +62,7 @@ class _Index(msgspec.Struct, frozen=True, array_like=True):
     body: _Stored
     arrays: tuple[_Stored, ...]
     keys: tuple[str, ...]
+    stale: tuple[str, ...]
 
 
 class Checkpoints:
@@ -103,12 +104,12 @@ class Checkpoints:
         StoreError
             If the topic does not take it; the snapshot before stays valid.
         """
-        written = len(snapshot.body)
+        written, first = len(snapshot.body), self._newest
         try:
             body = self._write(snapshot.body)
             fresh: dict[int, tuple[NDArray[Any], _Stored]] = {}
             for array in snapshot.arrays:
-                known = self._known.get(id(array))
+                known = fresh.get(id(array)) or self._known.get(id(array))
                 if known is None:
                     octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
                     known = (array, self._write(octets, array.dtype.str, array.shape))
@@ -116,9 +117,13 @@ class Checkpoints:
                 fresh[id(array)] = known
             arrays = tuple(fresh[id(array)][1] for array in snapshot.arrays)
             used = {key for stored in (body, *arrays) for key in stored.keys}
-            index = _Index(self._writer, self._newest, snapshot.place, snapshot.nature, body, arrays, tuple(used))
+            stale = tuple(self._stale.union(*self._kept) - used)
+            index = _Index(
+                self._writer, self._newest, snapshot.place, snapshot.nature, body, arrays, tuple(used), stale
+            )
             encoded = self._write(msgspec.msgpack.encode(index))
         except LogError as error:
+            self._stale |= _names(self._writer, first, self._newest)
             raise StoreError(f"snapshot of partition {self._partition}: {error}") from error
         self._known = fresh
         self._kept.append(used | set(encoded.keys))
@@ -187,9 +192,10 @@ class Checkpoints:
             raise
         except (LogError, msgspec.MsgspecError, ValueError, TypeError) as error:
             raise StoreError(f"the snapshot of partition {self._partition} cannot be read: {error}") from error
-        self._kept = [set(index.keys)]
-        # What its writer wrote besides, of older snapshots or of one that it did not finish.
-        self._stale = {f"{index.writer}-{n}" for n in range(2 * index.newest + SPARE_KEYS)}
+        own = index.newest + len(pointer.index)
+        self._kept = [set(index.keys) | _names(index.writer, index.newest, own)]
+        # What was there before it, and what its writer may have written afterwards and not finished.
+        self._stale = set(index.stale) | _names(index.writer, own, own + 2 * len(index.keys) + SPARE_KEYS)
         return Snapshot(index.place, index.nature, bytes(body), tuple(out))
 
     def _write(self, octets: bytes | memoryview, dtype: str = "", shape: Sequence[int] = ()) -> _Stored:
@@ -200,6 +206,11 @@ class Checkpoints:
         pieces = [(key, bytes(octets[at : at + PIECE_BYTES])) for key, at in zip(keys, cuts, strict=True)]
         offsets = self._topic.put(self._partition, pieces)
         return _Stored(keys, tuple(offsets), zlib.crc32(octets), dtype, tuple(shape))
+
+
+def _names(writer: str, first: int, end: int) -> set[str]:
+    """Name the keys that a writer used, or may have used."""
+    return {f"{writer}-{n}" for n in range(first, end)}
 
 
 def _whole(stored: _Stored, pieces: dict[int, bytes]) -> bytearray:
