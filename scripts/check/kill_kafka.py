@@ -36,7 +36,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -82,10 +82,16 @@ except ImportError:
 
 KILLS, QUICK_KILLS = 100, 5
 BROKERS = 3
+WORKS = "are ours"
+"""What a processor says when it has got partitions."""
 TOGETHER = {1: 7, 2: 2, 3: 1}
 """How many processors are killed together, and how often against the others."""
-LIVES_S, QUICK_LIVES_S = (0.0, 8.0), (0.0, 6.0)
-"""Between two kills, at least and at most: a start takes two or three seconds."""
+AT_ONCE = 0.25
+"""Share of the kills that come at once after the last, so that processors die while they start, or take over."""
+LIVES_S, QUICK_LIVES_S = (0.2, 5.0), (0.2, 3.0)
+"""How long a processor works before it is killed: any time between these."""
+START_S = 15.0
+"""Nobody is waited for longer until it works: it may have no partition."""
 PAUSES_S = ((0.0, 0.3), (0.3, 6.0), (10.5, 15.0))
 """How long a killed processor is away: it is started at once, before its session has ended, or after that."""
 PAUSE_WEIGHTS = (5, 3, 2)
@@ -198,7 +204,7 @@ class Killing:
         kills
             How often.
         lives_s
-            Time between two kills.
+            How long processors work before.
         broker_every
             After so many kills a broker falls.
         say
@@ -207,12 +213,9 @@ class Killing:
         try:
             self.live(WARM_S)
             for n in range(kills):
-                self.live(self.rng.uniform(*lives_s))
-                while not (running := self.line.running()):
-                    self.live(0.1)
                 if (n + 1) % broker_every == 0:
                     self._break()
-                self._kill(self.rng.sample(running, min(self._how_many(), len(running))))
+                self._kill(self._victims(lives_s))
                 say(f"{n + 1} of {kills} kills", 1)
             while self._due_s:
                 self.live(0.1)
@@ -239,8 +242,18 @@ class Killing:
             self.line.running()
             time.sleep(0.02)
 
-    def _how_many(self) -> int:
-        return self.rng.choices([*TOGETHER], [*TOGETHER.values()])[0]
+    def _victims(self, lives_s: tuple[float, float]) -> list[Service]:
+        """Choose who dies, and let them live for a while: while they work, while they still start, or not at all."""
+        while not (running := self.line.running()):
+            self.live(0.1)
+        many = self.rng.choices([*TOGETHER], [*TOGETHER.values()])[0]
+        victims = self.rng.sample(running, min(many, len(running)))
+        if self.rng.random() >= AT_ONCE:
+            late_s = time.monotonic() + START_S
+            while not all(one.heard(WORKS) for one in victims) and time.monotonic() < late_s:
+                self.live(0.1)
+            self.live(self.rng.uniform(*lives_s))
+        return victims
 
     def _kill(self, victims: Sequence[Service]) -> None:
         for one in victims:
@@ -455,8 +468,7 @@ def show(console: Console, done: Storm, found: Found) -> None:
 def as_json(done: Storm, found: Found) -> str:
     """Write the figures as one line of JSON."""
     figures = {
-        **{name: value for name, value in asdict(done).items() if name != "late"},
-        "late": len(done.late),
+        **{one.name: getattr(done, one.name) for one in fields(done)},
         **{("changes" if name == "straight" else name): value for name, value in asdict(found.events).items()},
         **{
             f"frames_{name}": getattr(found.frames, name)
@@ -567,7 +579,7 @@ def main(arguments: Sequence[str]) -> int:
         except (BrokerError, CheckError, GridSenseError, KafkaMissingError, StreamsError) as error:
             print(f"kill_kafka: {error}", file=sys.stderr)
             return 2
-    show(Console(soft_wrap=not sys.stdout.isatty()), done, found)
+    show(Console(width=None if sys.stdout.isatty() else 120), done, found)
     for words in found.wrong:
         print(words)
     if args.json:
