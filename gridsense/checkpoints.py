@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
@@ -106,22 +107,18 @@ class Checkpoints:
         """
         written, first = len(snapshot.body), self._newest
         try:
-            body = self._write(snapshot.body)
-            fresh: dict[int, tuple[NDArray[Any], _Stored]] = {}
-            for array in snapshot.arrays:
-                known = fresh.get(id(array)) or self._known.get(id(array))
-                if known is None:
-                    octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-                    known = (array, self._write(octets, array.dtype.str, array.shape))
-                    written += array.nbytes
-                fresh[id(array)] = known
+            changed = {id(array): array for array in snapshot.arrays if id(array) not in self._known}
+            written += sum(array.nbytes for array in changed.values())
+            body, *stored = self._write([snapshot.body, *changed.values()])
+            known = self._known | {id(a): (a, s) for a, s in zip(changed.values(), stored, strict=True)}
+            fresh = {id(array): known[id(array)] for array in snapshot.arrays}
             arrays = tuple(fresh[id(array)][1] for array in snapshot.arrays)
             used = {key for stored in (body, *arrays) for key in stored.keys}
             stale = tuple(self._stale.union(*self._kept) - used)
             index = _Index(
                 self._writer, self._newest, snapshot.place, snapshot.nature, body, arrays, tuple(used), stale
             )
-            encoded = self._write(msgspec.msgpack.encode(index))
+            (encoded,) = self._write([msgspec.msgpack.encode(index)])
         except LogError as error:
             self._stale |= _names(self._writer, first, self._newest)
             raise StoreError(f"snapshot of partition {self._partition}: {error}") from error
@@ -198,14 +195,32 @@ class Checkpoints:
         self._stale = set(index.stale) | _names(index.writer, own, own + 2 * len(index.keys) + SPARE_KEYS)
         return Snapshot(index.place, index.nature, bytes(body), tuple(out))
 
-    def _write(self, octets: bytes | memoryview, dtype: str = "", shape: Sequence[int] = ()) -> _Stored:
-        """Write bytes in pieces, under keys that nobody used before."""
-        cuts = range(0, max(len(octets), 1), PIECE_BYTES)
-        keys = tuple(f"{self._writer}-{self._newest + n}" for n in range(len(cuts)))
-        self._newest += len(cuts)
-        pieces = [(key, bytes(octets[at : at + PIECE_BYTES])) for key, at in zip(keys, cuts, strict=True)]
-        offsets = self._topic.put(self._partition, pieces)
-        return _Stored(keys, tuple(offsets), zlib.crc32(octets), dtype, tuple(shape))
+    def _write(self, parts: Sequence[bytes | NDArray[Any]]) -> list[_Stored]:
+        """Write bytes and arrays in pieces, under keys that nobody used before."""
+        octets = [part if isinstance(part, bytes) else _octets(part) for part in parts]
+        keys = []
+        for one in octets:
+            count = max(-(-len(one) // PIECE_BYTES), 1)
+            keys.append(tuple(f"{self._writer}-{self._newest + n}" for n in range(count)))
+            self._newest += count
+        pieces = (
+            (key, bytes(one[n * PIECE_BYTES : (n + 1) * PIECE_BYTES]))
+            for one, names in zip(octets, keys, strict=True)
+            for n, key in enumerate(names)
+        )
+        offsets = iter(self._topic.put(self._partition, pieces))
+        return [
+            _Stored(names, tuple(islice(offsets, len(names))), zlib.crc32(one), *_form(part))
+            for part, one, names in zip(parts, octets, keys, strict=True)
+        ]
+
+
+def _octets(array: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _form(part: bytes | NDArray[Any]) -> tuple[str, tuple[int, ...]]:
+    return ("", ()) if isinstance(part, bytes) else (part.dtype.str, part.shape)
 
 
 def _names(writer: str, first: int, end: int) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 
@@ -55,18 +55,19 @@ def read(topic: StateTopic, pointer: Pointer) -> Snapshot:
 
 
 class Torn(StateTopic):
-    """A topic that takes so many writes and no more."""
+    """A topic that takes so many pieces and no more."""
 
-    def __init__(self, settings: KafkaSettings, writes: int) -> None:
+    def __init__(self, settings: KafkaSettings, room: int) -> None:
         super().__init__(settings, "state")
-        self.writes = writes
+        self.room = room
 
-    def put(self, partition: int, pieces: Sequence[tuple[str, bytes]]) -> list[int]:  # type: ignore[override]  # a list
-        self.writes -= 1
-        if self.writes < 0:
-            super().put(partition, pieces[:1])  # what was under way is written, and nobody knows
+    def put(self, partition: int, pieces: Iterable[tuple[str, bytes]]) -> list[int]:
+        every = list(pieces)
+        some, self.room = every[: self.room], max(self.room - len(every), 0)
+        offsets = super().put(partition, some)
+        if len(some) < len(every):
             raise LogError("torn off")
-        return super().put(partition, pieces)
+        return offsets
 
 
 def test_what_was_saved_comes_back_bit_for_bit(topic: StateTopic) -> None:
@@ -173,13 +174,13 @@ def test_however_often_the_writer_changes_nothing_piles_up(topic: StateTopic) ->
 
 def test_snapshots_that_nobody_could_finish_are_tidied_too(settings: KafkaSettings, topic: StateTopic) -> None:
     stays = np.zeros(1000)
-    with closing(Torn(settings, 3)) as torn:
+    with closing(Torn(settings, 4)) as torn:
         one = Checkpoints(torn, PARTITION)
         pointer, _ = one.save(made(1, stays))
         for place in (2, 3):
             with pytest.raises(StoreError, match=f"snapshot of partition {PARTITION}: torn off"):
                 one.save(made(place, np.full(1000, float(place))))
-        torn.writes = 100
+        torn.room = 100
         assert same(read(topic, pointer), made(1, stays))
         for place in (4, 5, 6):
             pointer, _ = one.save(made(place, stays))
@@ -192,7 +193,7 @@ def test_what_a_killed_writer_left_unfinished_is_tidied_by_the_next(settings: Ka
     with closing(Torn(settings, 3)) as torn:
         one = Checkpoints(torn, PARTITION)
         pointer, _ = one.save(made(1, np.zeros(1000)))
-        torn.writes = 2
+        torn.room = 2
         with pytest.raises(StoreError):
             one.save(made(2, *(np.zeros(10) for _ in range(SPARE_KEYS // 2))))
     other = Checkpoints(topic, PARTITION)
