@@ -293,7 +293,7 @@ class KafkaSection(Section):
     """Where not even that came for this long, as without a gateway, the processor writes it."""
 
     join_patience: Seconds = Field(default=5.0, ge=0)
-    """How long the events of one region wait for regions that are behind, before they are joined without them."""
+    """How long a disturbance waits for regions that are behind, before it is told without them."""
 
     spill: Text = "gridsense-spill.db"
     """File in which a gateway keeps what Kafka does not take, a relative path counted from this file's folder."""
@@ -302,8 +302,8 @@ class KafkaSection(Section):
     """How much it keeps there; then memory fills, and beyond gateway.buffer_size the newest frames are dropped."""
 
     standby: Flag = False
-    """Whether this gateway receives only while no other of the same group does: two of the same configuration, one of
-    them waiting."""
+    """Whether a second gateway of the same connections stands beside this one: both receive, one writes, and the other
+    keeps what that one may not have written, for its turn. The same configuration for both."""
 
 
 class StoreSection(Section):
