@@ -30,12 +30,33 @@ from streams.log import Entry, region_of
 
 log = logging.getLogger(__name__)
 
-_FORM = 2
+_FORM = 3
 """Of what is taken down: raised when an older one can no longer be read."""
 REGIONS_MOST = 1000
 """Regions of one log, or partition, at most: whoever may write there could name any number."""
 _WAITING = 1 << 20
 """Frames whose arrival is remembered at most while they wait for a tick."""
+
+
+class Taken(msgspec.Struct, frozen=True, array_like=True):
+    """What a region remembers, but for its large arrays.
+
+    Attributes
+    ----------
+    intake
+        Of its connections.
+    pipeline
+        None before the first frame.
+    until_ns
+        Event time up to which its changes are told.
+    arrays
+        How many large arrays there are beside it.
+    """
+
+    intake: bytes
+    pipeline: bytes | None
+    until_ns: int
+    arrays: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,33 +158,34 @@ class Region:
         outputs = [output for turn in self.intake.finish() for output in self._fed(turn)]
         return self._heard(outputs + self.pipeline.finish())
 
-    def freeze(self) -> tuple[list[bytes | None], tuple[NDArray[Any], ...]] | None:
+    def freeze(self) -> tuple[Taken, tuple[NDArray[Any], ...]] | None:
         """Take down what is remembered.
 
         Returns
         -------
-        tuple[list[bytes | None], tuple[NDArray[Any], ...]] | None
+        tuple[Taken, tuple[NDArray[Any], ...]] | None
             For `thaw`; None while sources are just joining.
         """
         if not self.intake.settled:
             return None
         frozen = self.pipeline.freeze()
-        return [self.intake.freeze(), frozen.skeleton if frozen else None], frozen.arrays if frozen else ()
+        skeleton, arrays = (frozen.skeleton, frozen.arrays) if frozen else (None, ())
+        return Taken(self.intake.freeze(), skeleton, self._until_ns, len(arrays)), arrays
 
-    def thaw(self, parts: Sequence[bytes | None], arrays: tuple[NDArray[Any], ...]) -> None:
+    def thaw(self, taken: Taken, arrays: tuple[NDArray[Any], ...]) -> None:
         """Go on from what was taken down. A `StoreError` says that it cannot be read.
 
         Parameters
         ----------
-        parts
+        taken
             From `freeze`.
         arrays
             Likewise.
         """
-        intake, skeleton = parts
-        if skeleton is not None:
-            self.pipeline.thaw(Frozen(skeleton, arrays))
-        self.intake.thaw(intake or b"", self.pipeline.tables)
+        if taken.pipeline is not None:
+            self.pipeline.thaw(Frozen(taken.pipeline, arrays))
+        self.intake.thaw(taken.intake, self.pipeline.tables)
+        self._until_ns = taken.until_ns
 
     def _fed(self, turn: Turn) -> list[Output]:
         """Feed the pipeline; what it cannot take is put aside."""
@@ -173,8 +195,10 @@ class Region:
         except (StreamsError, BaselinesError) as error:
             log.error("frames that the pipeline cannot take: %s", error)  # noqa: TRY400 (no bug: an expected trouble)
             for name, batch in turn.batches:
-                letter = DeadLetter(int(batch.arrival_ns[-1]), name.rpartition("#")[0], "pipeline", b"", str(error))
-                self.intake.dead += [letter] * len(batch.time_ns)
+                key = name.rpartition("#")[0]
+                self.intake.dead += [
+                    DeadLetter(time_ns, key, "pipeline", b"", str(error)) for time_ns in batch.arrival_ns.tolist()
+                ]
             return []
 
     def _heard(self, outputs: Sequence[Output]) -> Heard:
@@ -279,13 +303,13 @@ class Regions:
         tuple[bytes, tuple[NDArray[Any], ...]] | None
             Everything but the large arrays, and those; None while sources are just joining.
         """
-        parts: dict[str, tuple[int, list[bytes | None]]] = {}
+        parts: dict[str, Taken] = {}
         arrays: list[NDArray[Any]] = []
         for name, region in self.by_name.items():
             frozen = region.freeze()
             if frozen is None:
                 return None
-            parts[name] = len(frozen[1]), frozen[0]
+            parts[name] = frozen[0]
             arrays += frozen[1]
         return msgspec.msgpack.encode(parts), tuple(arrays)
 
@@ -305,11 +329,10 @@ class Regions:
             If it was written by another version, or is damaged: there are no regions then.
         """
         try:
-            parts = msgspec.msgpack.decode(body, type=dict[str, tuple[int, list[bytes | None]]])
             begin = 0
-            for name, (count, share) in parts.items():
-                self._region(name).thaw(share, tuple(arrays[begin : begin + count]))
-                begin += count
+            for name, taken in msgspec.msgpack.decode(body, type=dict[str, Taken]).items():
+                self._region(name).thaw(taken, tuple(arrays[begin : begin + taken.arrays]))
+                begin += taken.arrays
         except (StoreError, msgspec.MsgspecError, ValueError) as error:
             self.by_name.clear()
             raise StoreError(f"the snapshot cannot be used: {error}") from error
