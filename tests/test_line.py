@@ -21,7 +21,7 @@ from gridsense import cli
 from gridsense import detect as detecting
 from gridsense.commands.run import run
 from gridsense.config import Config, load
-from gridsense.errors import StoreError
+from gridsense.errors import StoreError, UsageError
 from gridsense.services.processing import alone, process
 from gridsense.services.receiving import receive
 from gridsense.services.together import run_together, served
@@ -364,3 +364,9 @@ def test_a_source_that_comes_back_may_lose_one_frame() -> None:
     run = Run(EXPECTED, Sent(100, 100, 0, 0, 0, 1), Counted(100, 100, {"late": 1}), 1.0)
     assert all(p.kept is not False for p in promises(figures, run, run, 1))
     assert [p.kept for p in promises(figures, run, run, 0)].count(False) == 2
+
+
+def test_one_process_has_its_log_in_a_file(tmp_path: Path) -> None:
+    config = load(None, ["log.url=kafka://127.0.0.1:9092", f"store.path={tmp_path / 'e.db'}"]).config
+    with pytest.raises(UsageError, match="one process has its log in a file; for Kafka run gridsense gateway"):
+        run_together(config, threading.Event())

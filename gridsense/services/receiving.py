@@ -139,7 +139,8 @@ async def receive(
     registry = CollectorRegistry()
     ServiceMetrics(registry, heartbeat.age_s)
     GatewayMetrics(registry, gateway.status, gateway.totals, spill=spill)
-    LogMetrics(registry, lambda: open_log(config), {FRAMES: [], DEAD_LETTERS: []})
+    if not config.log_servers:  # Kafka's own exporters tell what it holds
+        LogMetrics(registry, lambda: open_log(config), {FRAMES: [], DEAD_LETTERS: []})
     with ExitStack() as stack:
         host, port = config.metrics.host, config.metrics.gateway_port
         if port:

@@ -58,8 +58,18 @@ def run_together(
     Returns
     -------
     Processor
-        Closed. A `UsageError` says that there is nobody to receive from, or that a recording cannot be served.
+        Closed.
+
+    Raises
+    ------
+    UsageError
+        If the log is in Kafka, there is nobody to receive from, or a recording cannot be served.
     """
+    if config.log_servers:
+        raise UsageError(
+            f"log.url = {config.log.url}: one process has its log in a file; for Kafka run gridsense gateway and "
+            "gridsense run (and gridsense simulate-pmu), or set log.url=sqlite:gridsense-log.db"
+        )
     source = _Source(config, stop, note, playing)
     source.start()
     try:
