@@ -27,6 +27,12 @@ JOIN_NS = 500_000_000
 """How long sources that are new gather before they join together: each joining lays everything out anew. Shorter than
 the lateness, so that a source that only changed its configuration misses nothing."""
 
+SILENT_NS = 1_000_000_000
+"""Nothing of use having come for so long, records that cannot be used say at least what time it is."""
+
+_SILENT_FRAMES = 3
+"""It is no silence before so many frames are missing."""
+
 _HEAD_BYTES = 6
 """Of a data frame: sync word, size and ID code."""
 
@@ -83,6 +89,7 @@ class _Memory(msgspec.Struct):
     rate_hz: float
     configurations: dict[str, dict[int, bytes]]
     joined: list[str]
+    came_ns: int
 
 
 class Intake:
@@ -126,6 +133,7 @@ class Intake:
         self._joining: list[tuple[str, FrameBatch]] = []
         self._waiting: set[str] = set()
         self._join_ns = 0
+        self._came_ns = 0
         self._misfits: set[str] = set()
 
     def take(self, entries: Sequence[Entry]) -> Iterator[Turn]:
@@ -149,14 +157,17 @@ class Intake:
             key = entry.key
             if is_mark(key, entry.value):
                 yield from self._ready()
+                self._came_ns = self.clock_ns
                 yield Turn([], self.clock_ns)
                 continue
             if not entry.value:
                 self._drop(DeadLetter(self.clock_ns, key, "empty", b"", "there is nothing in it"))
+                yield from self._passed()
                 continue
             if key not in self._parsers and len(self._parsers) >= KEYS_MOST:
                 detail = f"there are {KEYS_MOST} connections already, and {key!r} is none of them"
                 self._drop(DeadLetter(self.clock_ns, "", "key", entry.value, detail))
+                yield from self._passed()
                 continue
             self.bytes[key] += len(entry.value)
             self.newest_ns[key] = self.clock_ns
@@ -167,6 +178,7 @@ class Intake:
                 continue
             self._decode(key, self._segments.pop(key, []))
             self._decode(key, [(self.clock_ns, entry.value)])
+            yield from self._passed()
         yield from self._ready()
 
     def finish(self) -> Iterator[Turn]:
@@ -208,7 +220,7 @@ class Intake:
         joined = [name for name, table in self._tables.items() if table is not None]
         # Those too of which no configuration is known: nobody is asked for it a second time.
         configurations = {key: self._configurations.get(key, {}) for key in self._parsers}
-        return msgspec.msgpack.encode(_Memory(self.clock_ns, self._rate_hz, configurations, joined))
+        return msgspec.msgpack.encode(_Memory(self.clock_ns, self._rate_hz, configurations, joined, self._came_ns))
 
     def thaw(self, frozen: bytes, tables: dict[str, ChannelTable]) -> None:
         """Go on from what was taken down.
@@ -229,7 +241,7 @@ class Intake:
             memory = msgspec.msgpack.decode(frozen, type=_Memory)
         except msgspec.MsgspecError as error:
             raise StoreError(f"the snapshot of the connections cannot be read: {error}") from error
-        self.clock_ns, self._rate_hz = memory.clock_ns, memory.rate_hz
+        self.clock_ns, self._rate_hz, self._came_ns = memory.clock_ns, memory.rate_hz, memory.came_ns
         self._configurations = memory.configurations
         for key, frames in memory.configurations.items():
             self._parsers[key] = parser = StreamParser(key)
@@ -244,6 +256,16 @@ class Intake:
         if self._batches:
             batches, self._batches = self._batches, []
             yield Turn(batches)
+
+    def _passed(self) -> Iterator[Turn]:
+        """Say what time it is where records come, and for long none that can be used: then nobody marks it."""
+        silent_ns = max(SILENT_NS, round(_SILENT_FRAMES * 1e9 / (self._rate_hz or _SILENT_FRAMES)))
+        if self.clock_ns - self._came_ns < silent_ns:
+            return
+        yield from self._ready()  # what waits is newer
+        if self.clock_ns - self._came_ns >= silent_ns:
+            self._came_ns = self.clock_ns
+            yield Turn([], self.clock_ns)
 
     def _joined(self) -> Iterator[Turn]:
         """Let those who wait join, after what came from the others until now."""
@@ -301,6 +323,7 @@ class Intake:
             self._refuse(key, name, batch)
             return False
         self.frames[key] += len(batch.time_ns)
+        self._came_ns = max(self._came_ns, int(batch.arrival_ns[-1]))
         table = self._tables.get(name)
         if name in self._waiting or (table is not batch.table and table != batch.table):
             if not self._joining:

@@ -297,6 +297,22 @@ def test_a_mark_moves_its_own_region_alone() -> None:
     ]
 
 
+@pytest.mark.parametrize("value", [b"", b"\xaa\x01 no frame", None])
+def test_time_passes_too_where_nothing_that_comes_can_be_used(value: bytes | None) -> None:
+    """Else its windows would never close, its silence be no event, and the joining stage wait for it for ever."""
+    entries = numbered(recorded([small_grid("a", 1, 2, 1, seconds=20)]))
+    half = len(entries) // 2
+    (other,) = recorded([small_grid("a", 1, 3, 1, seconds=1)])[:1]
+    change = Entry(half, entries[half].time_ns, "a", other.value)  # a configuration that the data do not follow
+    useless = [change, *entries[half:]] if value is None else [e._replace(value=value) for e in entries[half:]]
+    for edges in ((), range(0, len(entries), 7)):
+        _, heard = run([*entries[:half], *useless], edges, BRIEF)
+        assert heard[-1].until_ns > START_NS + 16 * SECOND_NS
+        (silent,) = (event for one in heard for event in one.events)
+        assert silent.cause is Cause.COMMS
+        assert silent.onset_ns == pytest.approx(START_NS + 10 * SECOND_NS, abs=0.2 * SECOND_NS)
+
+
 def test_a_record_without_anything_is_put_aside_and_a_mark_is_not() -> None:
     entries = [Entry(n, START_NS + n, key, b"") for n, key in enumerate(("north/a", "a", "north/", ""))]
     heard = Regions(LEARN).take(entries)
