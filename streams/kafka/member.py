@@ -214,7 +214,7 @@ class Member:
         member = self.member
         with ExitStack() as failed:
             failed.callback(self.close)
-            with translated(f"transactions of {self.settings.prefix}{member.group}"):
+            with translated(f"{self.settings.place}: transactions of {self.settings.prefix}{member.group}"):
                 self._producer = self._ready_producer()
             self._consumer = consumer(
                 self.settings,
@@ -225,7 +225,7 @@ class Member:
                 poll_s=member.rebalance_s,
                 fetch_bytes=FETCH_BYTES,
             )
-            with translated(self._topic):
+            with translated(f"{self.settings.place}: {self._topic}"):
                 found = self._consumer.partitions_for_topic(self._topic)
             if not found:  # and joining before that is known would divide nothing, and then again
                 raise LogError(f"{self._topic}: there is no such topic: make it by `gridsense topics create`")
@@ -293,7 +293,7 @@ class Member:
         """
         if partition in self._places:
             return self._places[partition]
-        with translated(f"what {self.member.group} has committed of {self._topic} {partition}"):
+        with translated(f"{self.settings.place}: what {self.member.group} has committed of {self._topic} {partition}"):
             return self._ask_committed(partition, self.settings.request_s)[0]
 
     def seek(self, partition: int, offset: int) -> None:
@@ -349,7 +349,7 @@ class Member:
         known = self._live().highwater(tp) if self._held([partition]) else None
         if known is not None:
             return int(known)
-        with translated(f"the end of {self._topic} {partition}"):
+        with translated(f"{self.settings.place}: the end of {self._topic} {partition}"):
             return int(self._live().end_offsets([tp], timeout_ms=_ms(self.settings.request_s))[tp])
 
     def written_ns(self, partition: int) -> int:
@@ -472,7 +472,7 @@ class Member:
 
     def _failed(self, error: Exception, began_s: float) -> Exception:
         """Raise what cannot be helped; else say what it was, having let go of the producer."""
-        what = f"transaction of {self.settings.prefix}{self.member.group}"
+        what = f"{self.settings.place}: transaction of {self.settings.prefix}{self.member.group}"
         cause = error
         if self._producer is not None:
             self.aborted += 1
@@ -499,7 +499,7 @@ class Member:
         return tokens == {token}
 
     def _give_up(self, cause: Exception) -> NoReturn:
-        what = f"transaction of {self.settings.prefix}{self.member.group}"
+        what = f"{self.settings.place}: transaction of {self.settings.prefix}{self.member.group}"
         raise UnreachableError(
             f"{what}: not done within {self.member.patience_s:g} s ({translation(cause, 'at last')})"
         ) from cause
@@ -529,7 +529,7 @@ class Member:
 
     def _step(self, timeout_s: float) -> None:
         """Let the consumer do one round: join if it must, fetch what there is."""
-        what = f"{self._topic} by {self.settings.prefix}{self.member.group}"
+        what = f"{self.settings.place}: {self._topic} by {self.settings.prefix}{self.member.group}"
         client = self._live()
         try:
             # one round, not `poll`: within one call that would let go of partitions and join again, untold
