@@ -54,6 +54,7 @@ try:
     from scripts.check.kill_embedded import Events, broken, compare_events
     from scripts.faults.kafka import (
         GROUP,
+        JOIN,
         KafkaLine,
         back,
         commits,
@@ -418,6 +419,8 @@ def judge(line: KafkaLine, done: Storm, say: Callable[[str, int], None]) -> Foun
     wrong = broken(events, logged) + back(places) + done.late
     if dead != dead_straight:
         wrong.append(f"{len(dead)} dead letters, and {len(dead_straight)} of the uninterrupted run, are not the same")
+    if not {GROUP, JOIN} <= {place.group for place in places}:
+        wrong.append("no commits of both groups were found: whether they went back was not tried")
     if strangers:
         wrong.append(f"{len(strangers)} events stand under another key than their id")
     return Found(events, logged, len(dead), wrong)

@@ -325,9 +325,8 @@ class KafkaLine:
         dict[int, int]
             By partition, the offset of its last entry; -1 where there is none.
         """
-        ends = dict.fromkeys(range(PARTITIONS), -1)
-        partitions = [_dated(entries(self.settings, FRAMES, n), n, ends) for n in range(PARTITIONS)]
-        records = (record for _, record in merge(*partitions, key=itemgetter(0)))
+        ends: dict[int, int] = {}
+        records = merged([entries(self.settings, FRAMES, n) for n in range(PARTITIONS)], ends)
         with closing(open_log(self.folder / "straight" / "log.db")) as log:
             while batch := list(islice(records, BATCH)):
                 log.append(FRAMES, batch)
@@ -430,6 +429,25 @@ def entries(settings: KafkaSettings, topic: str, partition: int = 0) -> Iterator
                 raise CheckError(f"{topic} {partition}: {reading.lost}")
             yield from reading.entries
             at = reading.next
+
+
+def merged(partitions: Sequence[Iterable[Entry]], ends: dict[int, int]) -> Iterator[Record]:
+    """Put the entries of partitions into one order: by arrival, each partition's own order kept.
+
+    Parameters
+    ----------
+    partitions
+        Each in its order.
+    ends
+        The offset of the last entry of each is written there, as it was when the records were taken; -1: none.
+
+    Returns
+    -------
+    Iterator[Record]
+        To be taken once.
+    """
+    dated = [_dated(read, n, ends) for n, read in enumerate(partitions)]
+    return (record for _, record in merge(*dated, key=itemgetter(0)))
 
 
 def told(settings: KafkaSettings) -> tuple[list[Change], list[str]]:
@@ -625,14 +643,14 @@ def _commit(key: bytes | None, value: bytes | None) -> Commit | None:
     return Commit(group, partition, offset, member, transaction)
 
 
-def _dated(read: Iterable[Entry], partition: int, ends: dict[int, int]) -> Iterator[tuple[int, Record]]:
-    """Say when each entry is due: not before those that stand before it."""
-    newest_ns = 0
-    for entry in read:
-        newest_ns, ends[partition] = max(newest_ns, entry.time_ns), entry.offset
-        yield newest_ns, Record(entry.time_ns, entry.key, entry.value, entry.note)
-
-
 def _position(settings: KafkaSettings, group: str, partition: int) -> int:
     with closing(KafkaLog(settings, partition)) as log:
         return log.position(GROUPS[group], group) or 0
+
+
+def _dated(read: Iterable[Entry], partition: int, ends: dict[int, int]) -> Iterator[tuple[int, Record]]:
+    """Say when each entry is due: not before those that stand before it."""
+    newest_ns, ends[partition] = 0, -1
+    for entry in read:
+        newest_ns, ends[partition] = max(newest_ns, entry.time_ns), entry.offset
+        yield newest_ns, Record(entry.time_ns, entry.key, entry.value, entry.note)
