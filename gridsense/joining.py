@@ -8,9 +8,9 @@ The rules, for what regions say in the order of event time:
 2. A region whose event is part of the open disturbance and that raises another speaks of a new one: the open one ends.
 3. A disturbance ends when the events of all its regions have ended.
 
-Event time stands still until every region has spoken up to it; a region that has not been heard for `patience_s`, or
-that has never scored anything, is not waited for. It reads no clock and no frames: what it is told, in the order in
-which it is told, is all it knows.
+Event time stands still until every region has spoken up to it; a region that has not been heard for `patience_s`, is
+further behind another by event time, or has never scored anything, is not waited for: what it says later joins what is
+open then. It reads no clock and no frames: what it is told, in the order in which it is told, is all it knows.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class Settings:
     source
         Name of the whole grid: it stands in every event.
     patience_s
-        A region that has been silent for so long, by the words' clock, is not waited for.
+        A region that has been silent for so long, by the words' clock, or is so far behind by event time, is not waited
+        for.
     regions
         Those that are waited for from the beginning; others from their first word.
     """
@@ -229,7 +230,12 @@ class Joiner:
         unheard = not all(name in spoken for name in self.settings.regions)
         if unheard and memory.clock_ns - memory.began_ns <= patience_ns:
             return LONG_AGO_NS
-        awaited = (heard.until_ns for heard in spoken.values() if memory.clock_ns - heard.clock_ns <= patience_ns)
+        newest_ns = max((heard.until_ns for heard in spoken.values()), default=LONG_AGO_NS)
+        awaited = (
+            heard.until_ns
+            for heard in spoken.values()
+            if memory.clock_ns - heard.clock_ns <= patience_ns and newest_ns - heard.until_ns <= patience_ns
+        )
         return min(awaited, default=LONG_AGO_NS)
 
     def _judge(self, floor_ns: int) -> list[Event]:

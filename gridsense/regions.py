@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.errors import BaselinesError
-from gridsense.errors import StoreError
+from gridsense.errors import InputError, StoreError
 from gridsense.events import Cause, Event
 from gridsense.freezing import Frozen
 from gridsense.intake import DeadLetter, Intake, Turn
@@ -192,7 +192,7 @@ class Region:
         self._waiting.note(turn)
         try:
             return self.pipeline.feed(turn.batches, turn.now_ns)
-        except (StreamsError, BaselinesError) as error:
+        except (StreamsError, BaselinesError, InputError) as error:
             log.error("frames that the pipeline cannot take: %s", error)  # noqa: TRY400 (no bug: an expected trouble)
             for name, batch in turn.batches:
                 key = name.rpartition("#")[0]

@@ -294,3 +294,15 @@ def test_each_is_raised_once_and_ends_at_most_once_after_that(
             ended.add(event.id)
     assert [event.id for event in one.lasting()] == list(open_)
     assert len(ended) + len(open_) == sum(event.end_ns is None for event in events)
+
+
+def test_a_region_that_catches_up_delays_nobody() -> None:
+    one = joiner(patience_s=5.0)
+    assert not one.take([word("south", 10.0), word("north", 12.0)])
+    raised = seen("north", 100.0)
+    # south was restored: it speaks again, of what was a minute and a half ago
+    assert brief(one.take([word("north", 101.0, raised), word("south", 12.0, clock_s=101.0)])) == [(raised.id, None)]
+    late = seen("south", 20.0)
+    assert not one.take([word("south", 21.0, late, clock_s=102.0)])
+    assert [event.id for event in one.lasting()] == [raised.id]
+    assert set(one.lasting()[0].pmus) == {"north0", "north1", "south0", "south1"}
