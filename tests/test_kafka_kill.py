@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.check.kill_kafka import main
-from scripts.faults.kafka import Commit, back, merged, regional
+from scripts.faults.kafka import Commit, back, merged, overtaken, regional
 from streams.log import Entry, Record
 
 S = 10**9
@@ -54,7 +54,12 @@ def test_a_group_that_goes_back_is_told() -> None:
     first, second = Commit("gridsense", 0, 10, "a", "1"), Commit("gridsense", 0, 12, "b", "1")
     assert back([first, second, second, Commit("gridsense", 1, 3, "a", "2")]) == []
     assert back([second, first]) == ["gridsense went back in partition 0 from 12 to 10"]
-    assert back([second, first._replace(group="gridsense-join")]) == []
+
+
+def test_who_was_overtaken_is_known() -> None:
+    mine, other = Commit("gridsense", 0, 10, "a", "1"), Commit("gridsense", 1, 5, "b", "1")
+    assert overtaken([mine, other], [mine, other, mine._replace(offset=11), other._replace(offset=7)]) == {}
+    assert overtaken([mine, other], [mine, other, mine._replace(offset=12, member="b")]) == {0: "a"}
 
 
 def test_partitions_are_merged_by_arrival_and_keep_their_order() -> None:

@@ -59,6 +59,7 @@ try:
         back,
         commits,
         dead_letters,
+        overtaken,
         put_aside,
         told,
     )
@@ -124,8 +125,9 @@ class Storm:
         How often processors were put to sleep.
     late
         What was committed by a sleeper after others had its partitions.
-    outage_s, recovery_s
-        How long all brokers were away, and, of the gateway, until all that had waited was written.
+    outage_s, answered_s, recovery_s
+        How long all brokers were away; from their end until they answered again; and, as the gateway says, from when it
+        missed them until all that had waited was written.
     spilled
         Records that came by way of the gateway's disk.
     moves
@@ -144,6 +146,7 @@ class Storm:
     sleeps: int = 0
     late: list[str] = field(default_factory=list)
     outage_s: float = 0.0
+    answered_s: float = 0.0
     recovery_s: float = 0.0
     spilled: int = 0
     moves: int = 0
@@ -311,28 +314,27 @@ def fence(line: KafkaLine, times: int, rng: random.Random, done: Storm, say: Cal
         killing.live(rng.uniform(1.0, 3.0))
         sleeper.suspend()
         try:
+            asleep = commits(line.settings)
             wait_until(lambda: not had & line.watch.of(name), f"the partitions of {name} move")  # noqa: B023 - used here
-            before = len(commits(line.settings))
-            wait_until(lambda: _taken(line, before, had), f"others commit what {name} had")  # noqa: B023 - used here
+            wait_until(
+                lambda: had <= overtaken(asleep[GROUP], commits(line.settings)[GROUP]).keys(),  # noqa: B023 - used here
+                f"others commit what {name} had",
+            )
             killing.live(rng.uniform(0.0, 3.0))
-            seen = commits(line.settings)
+            awake = commits(line.settings)
         finally:
             sleeper.resume()
-        own = {one.partition: one.member for one in seen[:before] if one.group == GROUP and one.partition in had}
         wait_until(lambda: bool(line.watch.of(name)), f"{name} has partitions again")  # noqa: B023 - used here
         killing.live(TAIL_S)
-        done.late += [
-            f"{name} committed {one.offset} in partition {one.partition} after others had it"
-            for one in commits(line.settings)[len(seen) :]
-            if one.group == GROUP and own.get(one.partition) == one.member
-        ]
+        for group, places in commits(line.settings).items():
+            over = overtaken(asleep[group], awake[group])
+            done.late += [
+                f"{name} committed {one.offset} in partition {one.partition} of {group} after others had it"
+                for one in places[len(awake[group]) :]
+                if over.get(one.partition) == one.member
+            ]
         done.sleeps += 1
         say(f"{n + 1} of {times} sleeps", 1)
-
-
-def _taken(line: KafkaLine, before: int, partitions: set[int]) -> bool:
-    fresh = {one.partition for one in commits(line.settings)[before:] if one.group == GROUP}
-    return partitions <= fresh
 
 
 def cut_off(line: KafkaLine, outage_s: float, *, asleep: bool, done: Storm, say: Callable[[str, int], None]) -> None:
@@ -367,6 +369,7 @@ def cut_off(line: KafkaLine, outage_s: float, *, asleep: bool, done: Storm, say:
     done.outage_s = time.monotonic() - began_s
     if not asleep:
         cluster.restart(*everyone)
+    done.answered_s = time.monotonic() - began_s
     done.brokers["asleep" if asleep else "stopped"] += BROKERS
     wait_until(
         lambda: line.asked(GATEWAY, "_gateway_recovery_seconds") > 0,
@@ -407,7 +410,7 @@ def judge(line: KafkaLine, done: Storm, say: Callable[[str, int], None]) -> Foun
         straight = reading.result()
     have, strangers = told(line.settings)
     places = commits(line.settings)
-    done.moves, done.commits = line.watch.moves, len(places)
+    done.moves, done.commits = line.watch.moves, sum(map(len, places.values()))
     done.transactions, done.aborted, done.fenced = (
         line.counted[name] for name in ("transactions", "aborted", "fenced")
     )
@@ -416,10 +419,10 @@ def judge(line: KafkaLine, done: Storm, say: Callable[[str, int], None]) -> Foun
     dead = dead_letters(put_aside(line.settings))
     with closing(open_log(straight / "log.db")) as log:
         dead_straight = dead_letters(log.read(DEAD_LETTERS, 0).entries)
-    wrong = broken(events, logged) + back(places) + done.late
+    wrong = [*broken(events, logged), *back(places[GROUP]), *back(places[JOIN]), *done.late]
     if dead != dead_straight:
         wrong.append(f"{len(dead)} dead letters, and {len(dead_straight)} of the uninterrupted run, are not the same")
-    if not {GROUP, JOIN} <= {place.group for place in places}:
+    if not (places[GROUP] and places[JOIN]):
         wrong.append("no commits of both groups were found: whether they went back was not tried")
     if strangers:
         wrong.append(f"{len(strangers)} events stand under another key than their id")
@@ -445,7 +448,8 @@ def show(console: Console, done: Storm, found: Found) -> None:
         rows.append(("  commits of theirs after that", f"{len(done.late)}"))
     if done.outage_s:
         rows.append(("all brokers away", f"{done.outage_s:.0f} s"))
-        rows.append(("  recovered, until all that had waited was written", f"{done.recovery_s:.1f} s"))
+        rows.append(("  until they answered again", f"{done.answered_s:.1f} s"))
+        rows.append(("  recovery: until all that had waited was written", f"{done.recovery_s:.1f} s"))
         rows.append(("  records that came by way of the spill", f"{done.spilled:,}"))
     rows += [
         ("partitions that moved to another processor", f"{done.moves}"),

@@ -506,7 +506,7 @@ def put_aside(settings: KafkaSettings) -> list[Entry]:
     return [entry for n in range(partitions) for entry in entries(settings, DEAD_LETTERS, n)]
 
 
-def commits(settings: KafkaSettings) -> list[Commit]:
+def commits(settings: KafkaSettings) -> dict[str, list[Commit]]:
     """Read every place that the groups have committed, from the topic in which the brokers remember them.
 
     Parameters
@@ -516,10 +516,10 @@ def commits(settings: KafkaSettings) -> list[Commit]:
 
     Returns
     -------
-    list[Commit]
-        Of each group in the order in which it committed. What compaction has removed is missing: nothing, in an hour.
+    dict[str, list[Commit]]
+        By group, in the order in which it committed. What compaction has removed is missing: nothing, in an hour.
     """
-    found = []
+    found: dict[str, list[Commit]] = {name: [] for name in GROUPS}
     groups = {settings.prefix + name: name for name in GROUPS}
     with closing(consumer(settings)) as client:
         tps = [TopicPartition(_OFFSETS, n) for n in client.partitions_for_topic(_OFFSETS) or ()]
@@ -530,8 +530,8 @@ def commits(settings: KafkaSettings) -> list[Commit]:
             for records in client.poll(200).values():
                 for record in records:
                     commit = _commit(record.key, record.value)
-                    if commit and commit.group in groups:
-                        found.append(commit._replace(group=groups[commit.group]))
+                    if commit and (group := groups.get(commit.group)):
+                        found[group].append(commit._replace(group=group))
     return found
 
 
@@ -541,21 +541,44 @@ def back(found: Sequence[Commit]) -> list[str]:
     Parameters
     ----------
     found
-        In order.
+        Its commits, in order.
 
     Returns
     -------
     list[str]
         A sentence each.
     """
-    newest: dict[tuple[str, int], Commit] = {}
+    newest: dict[int, int] = {}
     out = []
     for one in found:
-        before = newest.get(one[:2], one)
-        if one.offset < before.offset:
-            out.append(f"{one.group} went back in partition {one.partition} from {before.offset} to {one.offset}")
-        newest[one[:2]] = one
+        before = newest.get(one.partition, 0)
+        if one.offset < before:
+            out.append(f"{one.group} went back in partition {one.partition} from {before} to {one.offset}")
+        newest[one.partition] = one.offset
     return out
+
+
+def overtaken(asleep: Sequence[Commit], awake: Sequence[Commit]) -> dict[int, str]:
+    """Say who had a partition before others had it.
+
+    Parameters
+    ----------
+    asleep
+        What a group had committed when somebody fell asleep.
+    awake
+        The same, and what it committed since.
+
+    Returns
+    -------
+    dict[int, str]
+        By partition, the member that must not commit there any more.
+    """
+    had = {one.partition: one.member for one in asleep}
+    return {
+        one.partition: had[one.partition]
+        for one in awake[len(asleep) :]
+        if had.get(one.partition, one.member) != one.member
+    }
 
 
 def hanging(settings: KafkaSettings) -> list[str]:
