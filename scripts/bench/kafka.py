@@ -15,20 +15,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import CodeType, FrameType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -39,21 +38,40 @@ from scripts.bench import live  # noqa: E402  # first of all: it settles the BLA
 
 # isort: split
 import numpy as np  # noqa: E402  # after the BLAS is settled
-from kafka import KafkaAdminClient, TopicPartition  # noqa: E402  # after the path
+import pyarrow as pa  # noqa: E402  # after the path
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402  # after the path
 from kafka.admin import OffsetSpec  # noqa: E402  # after the path
+from kafka.producer.future import FutureRecordMetadata  # noqa: E402  # after the path
+from kafka.producer.transaction_manager import TransactionManager  # noqa: E402  # after the path
 from kafka.protocol.consumer import IsolationLevel  # noqa: E402  # after the path
+from numpy.typing import NDArray  # noqa: E402  # with numpy
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402  # after the path
 from rich.console import Console  # noqa: E402  # after the path
 from rich.table import Table  # noqa: E402  # after the path
 
 from gridsense import cli  # noqa: E402  # after the path
+from gridsense.checkpoints import Checkpoints  # noqa: E402  # after the path
 from gridsense.config import load as load_config  # noqa: E402  # after the path
+from gridsense.detection import Detector  # noqa: E402  # after the path
+from gridsense.intake import Intake  # noqa: E402  # after the path
 from gridsense.log_opening import kafka_settings  # noqa: E402  # after the path
-from scripts.bench.live import LIMIT_MS, PDC, RATE, RECORDED_S, SETTLE_S, Load, cpu_s, rss_mib  # noqa: E402
+from gridsense.outages import Outages  # noqa: E402  # after the path
+from gridsense.scoring import Scorers  # noqa: E402  # after the path
+from gridsense.services.metering import Meter  # noqa: E402  # after the path
+from gridsense.status import ProcessorBoard  # noqa: E402  # after the path
+from gridsense.works import RegionalWork  # noqa: E402  # after the path
+from scripts.bench.live import LEARNT_S, LIMIT_MS, PDC, RATE, RECORDED_S, SETTLE_S, Load, cpu_s, rss_mib  # noqa: E402
 from scripts.broker.cluster import Cluster  # noqa: E402  # after the path
+from scripts.spending import Spending  # noqa: E402  # after the path
+from streams import align, derive, quality  # noqa: E402  # after the path
 from streams.archives import write_parquet  # noqa: E402  # after the path
+from streams.gateway import intake as gateway_intake  # noqa: E402  # after the path
 from streams.kafka.clients import admin  # noqa: E402  # after the path
-from streams.log import FRAMES  # noqa: E402  # after the path
+from streams.kafka.log import KafkaLog  # noqa: E402  # after the path
+from streams.kafka.member import Member  # noqa: E402  # after the path
+from streams.kafka.sole_writer import SoleWriter  # noqa: E402  # after the path
+from streams.kafka.state import StateTopic  # noqa: E402  # after the path
+from streams.log import FRAMES, SCORES  # noqa: E402  # after the path
 
 FLUSH_MS = 50
 """How long the gateway gathers: what it writes at once is a transaction."""
@@ -64,8 +82,8 @@ EVERY_S = 2.0
 LAG_S = 1.0
 GROWTH_S = 0.3
 """A lag that grew by less than this in all that time, by a straight line, does not grow: a batch or two are as long."""
-SAMPLE_S = 0.002
-"""CPU time from one sample of a profile to the next."""
+QUICK_LEARNT_S = 90
+LEARNED = "learned.pickle"
 GATEWAY, BROKER, SIMULATOR = "gateway", "broker", "simulator"
 
 
@@ -81,6 +99,8 @@ class Setup:
         How many; 0: the gateway writes, and nobody reads.
     profile
         Folder of the profiles; None for none.
+    learnt_s
+        Quiet time that they have learned from; with less than `live.LEARNT_S` the slower scorers say nothing yet.
     settle_s
         From the first scores to the beginning of the measurement.
     """
@@ -88,6 +108,7 @@ class Setup:
     scorers: tuple[str, ...]
     processors: int = 1
     profile: Path | None = None
+    learnt_s: int = LEARNT_S
     settle_s: float = SETTLE_S
 
     @property
@@ -99,6 +120,28 @@ class Setup:
     def partitions(self) -> int:
         """Of the topic of frames."""
         return max(len(self.regions), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What stands in the topic of scores, committed, from the time that was measured.
+
+    Attributes
+    ----------
+    pmus
+        Of whom there are scores, in all regions.
+    ticks
+        Moments that were scored.
+    share
+        Of the fastest scorer's scores, how many say something.
+    gap_s
+        Longest event time between two ticks of a region.
+    """
+
+    pmus: int = 0
+    ticks: int = 0
+    share: float = 0.0
+    gap_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +168,16 @@ class Measured:
     waiting_bytes: int
     share: dict[str, float]
     rss_mib: dict[str, float]
+    written: Written = Written()
 
     @property
     def sustained(self) -> bool:
         """Nothing is left behind, neither before Kafka nor behind it."""
-        taken_s = sum(self.frames_s) if self.frames_s else self.received_s
-        return taken_s > 0.98 * self.sent_s and self.growth_s < GROWTH_S and self.lag_s < LAG_S
+        if not self.frames_s:
+            return self.received_s > 0.98 * self.sent_s
+        all_there = self.written.pmus >= self.pmus and self.written.share > 0.98 and self.written.gap_s < 1.0
+        kept_up = sum(self.frames_s) > 0.98 * self.sent_s and self.growth_s < GROWTH_S and self.lag_s < LAG_S
+        return all_there and kept_up
 
     @property
     def held(self) -> bool:
@@ -176,10 +223,15 @@ class Line:
     def places(self, client: KafkaAdminClient) -> tuple[list[int], list[int]]:
         """Ask where each partition of the frames ends, and up to where it was committed."""
         tps = [TopicPartition(self.settings.topic(FRAMES), n) for n in range(self.setup.partitions)]
-        ends = client.list_partition_offsets(dict.fromkeys(tps, OffsetSpec.LATEST), IsolationLevel.READ_COMMITTED)
         group = self.settings.prefix + self.config.kafka.group
         done = client.list_group_offsets({group: tps})[group] if self.setup.processors else {}
-        return [ends[tp].offset for tp in tps], [max(done[tp].offset, 0) if tp in done else 0 for tp in tps]
+        return self.ends(client, FRAMES), [max(done[tp].offset, 0) if tp in done else 0 for tp in tps]
+
+    def ends(self, client: KafkaAdminClient, topic: str) -> list[int]:
+        """Ask where what is committed ends, in each partition of a topic."""
+        tps = [TopicPartition(self.settings.topic(topic), n) for n in range(self.setup.partitions)]
+        ends = client.list_partition_offsets(dict.fromkeys(tps, OffsetSpec.LATEST), IsolationLevel.READ_COMMITTED)
+        return [ends[tp].offset for tp in tps]
 
     def gateway(self) -> Counter[str]:
         """Read the gateway's metrics, summed over its connections."""
@@ -252,9 +304,12 @@ def line(cluster: Cluster, load: Load, recorded: Path, setup: Setup) -> Iterator
             raise RuntimeError(made_topics.stderr)
         stack.callback(_remove_topics, cluster, prefix)
         children = {SIMULATOR: simulator}
+        if notes:
+            found = live.learned(load_config(paths[GATEWAY]).config.pipeline_settings(), setup.learnt_s)
+            (folder / LEARNED).write_bytes(pickle.dumps(found))
         for path in notes:
             own = [*_own(path.stem, paths[path.stem], setup), "--notes", str(path)]
-            own += ["--connections", str(load.connections)]
+            own += ["--connections", str(load.connections), "--learned", str(folder / LEARNED)]
             children[path.stem] = stack.enter_context(live.running(own, folder, path.stem))
         for path in notes:
             live.wait_for_learned(path, children[path.stem])
@@ -287,6 +342,7 @@ def measure(cluster: Cluster, load: Load, recorded: Path, setup: Setup, seconds:
     with line(cluster, load, recorded, setup) as running, closing(admin(running.settings)) as client:
         if setup.profile:
             running.signal_profiled(signal.SIGUSR1)
+        begun = running.ends(client, SCORES)
         began_s, before = time.monotonic(), running.gateway()
         cpu_before_s = {name: cpu_s(pid) for name, pid in running.pids.items()}
         looks = []
@@ -300,7 +356,8 @@ def measure(cluster: Cluster, load: Load, recorded: Path, setup: Setup, seconds:
         if setup.profile:
             running.signal_profiled(signal.SIGUSR2)
         notes = [[note for note in one if note["at_s"] >= began_s] for one in running.notes()]
-    for one in notes:
+        scores = written(running, begun) if setup.processors else Written()
+    for one in notes if setup.learnt_s >= LEARNT_S else ():
         live.check_learned(one)
     latency_ms = [1e3 * each_s for one in notes for note in one for each_s in note["latency_s"]] or [0.0]
     p50_ms, p99_ms, worst_ms = np.percentile(latency_ms, [50, 99, 100]).tolist()
@@ -320,7 +377,38 @@ def measure(cluster: Cluster, load: Load, recorded: Path, setup: Setup, seconds:
         waiting_bytes=after["gridsense_gateway_waiting_bytes"],
         share=share,
         rss_mib=memory_mib,
+        written=scores,
     )
+
+
+def written(running: Line, begun: Sequence[int]) -> Written:
+    """Read the scores that were committed since a measurement began, and see whether all are there.
+
+    Parameters
+    ----------
+    running
+        The load.
+    begun
+        Where each partition of the scores ended then.
+    """
+    pmus, ticks, there, gap_s = Counter[str](), 0, [], 0.0
+    for partition, place in enumerate(begun):
+        times: dict[str, list[NDArray[np.int64]]] = {}
+        with closing(KafkaLog(running.settings, partition)) as log:
+            at = place
+            while (reading := log.read(SCORES, at)).entries:
+                at = reading.next
+                for entry in reading.entries:
+                    rows = pa.ipc.open_stream(entry.value).read_all()
+                    lists = rows.column(1).combine_chunks()
+                    pmus[entry.key] = lists.type.list_size
+                    there.append(np.isfinite(lists.flatten().to_numpy()).mean())
+                    times.setdefault(entry.key, []).append(rows.column("time").to_numpy().view(np.int64))
+        for parts in times.values():
+            rising_ns = np.concatenate(parts)
+            ticks = max(ticks, len(rising_ns))
+            gap_s = max(gap_s, float(np.diff(rising_ns).max(initial=0)) / 1e9)
+    return Written(pmus.total(), ticks, float(np.mean(there)) if there else 0.0, gap_s)
 
 
 def lags(looks: Sequence[tuple[float, list[int], list[int]]]) -> tuple[float, float]:
@@ -347,103 +435,30 @@ def lags(looks: Sequence[tuple[float, list[int], list[int]]]) -> tuple[float, fl
 
 # ---------------------------------------------------------------- the profile
 
-KAFKA_PYTHON, ADAPTER = "kafka-python", "streams/kafka, between it and the rest"
-STAGES = (
-    ("/site-packages/kafka/", KAFKA_PYTHON),
-    ("/streams/kafka/", ADAPTER),
-    ("/gridsense/intake.py", "decode"),
-    ("/streams/c37118/", "decode"),
-    ("/streams/align.py", "align"),
-    ("/streams/quality.py", "judge"),
-    ("/streams/derive.py", "derive"),
-    ("/gridsense/scoring.py", "score"),
-    ("/baselines/", "score"),
-    ("/gridsense/sequence.py", "predict and score"),
-    ("/models/", "predict and score"),
-    ("/gridsense/detection.py", "detect"),
-    ("/gridsense/swing.py", "detect"),
-    ("/gridsense/outages.py", "detect"),
-    ("/gridsense/joining.py", "join"),
-    ("/gridsense/checkpoints.py", "snapshots"),
-    ("/gridsense/snapshots.py", "snapshots"),
-    ("/gridsense/freezing.py", "snapshots"),
-    ("/gridsense/status.py", "status and metrics"),
-    ("/gridsense/metrics.py", "status and metrics"),
-    ("/prometheus_client/", "status and metrics"),
-    ("/streams/gateway/", "receive and gather"),
-    ("/asyncio/", "receive and gather"),
-    ("/scripts/bench/", "the benchmark's own notes"),
-)
-NATIVE = "threads without Python (BLAS)"
+KAFKA_PYTHON, ADAPTER = "kafka-python", "streams.kafka, between it and the rest"
+THREADS = (("kafka-io", KAFKA_PYTHON), ("network-thread", KAFKA_PYTHON))
 
 
-class Profile:
-    """Says where the CPU time of this process goes, thread by thread, from SIGUSR1 to SIGUSR2.
-
-    Every `SAMPLE_S` of CPU time the time that each thread has used is put to what it was doing: the innermost of its
-    frames that `STAGES` knows. What is done in a stage that it does not know is put to the file. It costs little, as a
-    profiler that counts calls would not.
-
-    Parameters
-    ----------
-    path
-        Where it is written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._spent_s: Counter[tuple[str, str]] = Counter()
-        self._cpu_s: dict[int, float] = {}
-        self._whole_s = 0.0
-        self._stages: dict[CodeType, str] = {}
-
-    def install(self) -> None:
-        """Wait for the signals; in the main thread."""
-        signal.signal(signal.SIGUSR1, self._begin)
-        signal.signal(signal.SIGUSR2, self._end)
-        signal.signal(signal.SIGPROF, self._sample)
-
-    def _begin(self, number: int, frame: FrameType | None) -> None:
-        self._sample(number, frame)
-        self._spent_s.clear()
-        self._whole_s = time.process_time()
-        signal.setitimer(signal.ITIMER_PROF, SAMPLE_S, SAMPLE_S)
-
-    def _sample(self, number: int, frame: FrameType | None) -> None:
-        """Put the time since the last sample to what each thread does."""
-        del number
-        names = {thread.ident: thread.name for thread in threading.enumerate()}
-        own = threading.get_ident()
-        for thread, now in sys._current_frames().items():  # noqa: SLF001 - there is no other way
-            cpu_s = time.clock_gettime(time.pthread_getcpuclockid(thread))
-            spent_s = cpu_s - self._cpu_s.get(thread, 0.0)
-            self._cpu_s[thread] = cpu_s
-            if spent_s > 0:
-                stage = self._stage(frame if thread == own else now)
-                self._spent_s[names.get(thread, "?"), stage] += spent_s
-
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        self._sample(number, frame)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        whole_s = time.process_time() - self._whole_s
-        self._spent_s["", NATIVE] = max(whole_s - sum(self._spent_s.values()), 0.0)
-        spent = [[thread, stage, spent_s] for (thread, stage), spent_s in self._spent_s.items()]
-        self._path.write_text(json.dumps(spent), encoding="utf-8")
-
-    def _stage(self, frame: FrameType | None) -> str:
-        """Name the innermost stage."""
-        innermost = frame
-        while frame is not None:
-            if stage := self._of(frame.f_code):
-                return stage
-            frame = frame.f_back
-        return innermost.f_code.co_filename.removeprefix(f"{ROOT}/") if innermost else "?"
-
-    def _of(self, code: CodeType) -> str:
-        if code not in self._stages:
-            file = code.co_filename
-            self._stages[code] = next((stage for part, stage in STAGES if part in file), "")
-        return self._stages[code]
+def watch(spending: Spending) -> None:
+    """Name the stages of gateway and processor."""
+    for library in (KafkaConsumer, KafkaProducer, KafkaAdminClient, FutureRecordMetadata, TransactionManager):
+        spending.watch(library, KAFKA_PYTHON)
+    for adapter in (Member, SoleWriter, KafkaLog, StateTopic):
+        spending.watch(adapter, ADAPTER)
+    spending.watch(Intake, "decode", "take")
+    spending.watch(align, "align", "step")
+    spending.watch(quality, "judge", "judge")
+    spending.watch(derive, "derive", "derive")
+    spending.watch(Scorers, "score", "step", "explain")
+    spending.watch(Detector, "detect", "step")
+    spending.watch(Outages, "detect", "step")
+    spending.watch(RegionalWork, "write scores and events as records", "records")
+    spending.watch(RegionalWork, "take snapshots", "freeze")
+    spending.watch(Checkpoints, "take snapshots", "save", "tidy")
+    spending.watch(Meter, "metrics and status", "stepped", "count")
+    spending.watch(ProcessorBoard, "metrics and status", "stepped")
+    spending.watch(live.Recorder, "the benchmark's notes", "stepped")
+    spending.watch(gateway_intake.Intake, "receive", "received")
 
 
 def show_profile(folder: Path, console: Console) -> dict[str, float]:
@@ -452,17 +467,14 @@ def show_profile(folder: Path, console: Console) -> dict[str, float]:
     for path in sorted(folder.glob("*.json")):
         spent = json.loads(path.read_text(encoding="utf-8"))
         whole_s = sum(spent_s for _, _, spent_s in spent) or 1.0
-        stages, threads = Counter[str](), Counter[tuple[str, str]]()
-        for thread, stage, spent_s in spent:
+        stages = Counter[str]()
+        for stage, _, spent_s in spent:
             stages[stage] += spent_s
-            threads[stage, thread.rstrip("0123456789-_ ")] += spent_s
-        table = Table(
-            "what", "CPU s", "share", "in threads", title=f"{path.stem}: where {whole_s:.1f} s of CPU time went"
-        )
+        table = Table("stage", "s", "share", "in threads", title=f"{path.stem}: where {whole_s:.1f} s of CPU time went")
         for stage, spent_s in stages.most_common():
             if spent_s > 0.003 * whole_s:
-                where = sorted(((s, thread) for (of, thread), s in threads.items() if of == stage), reverse=True)
-                told = ", ".join(f"{thread} {s / whole_s:.0%}" for s, thread in where if thread and s > 0.005 * whole_s)
+                threads = sorted(((s, thread) for of, thread, s in spent if of == stage), reverse=True)
+                told = ", ".join(f"{thread} {s / whole_s:.0%}" for s, thread in threads if s > 0.005 * whole_s)
                 table.add_row(stage, f"{spent_s:.2f}", f"{spent_s / whole_s:.1%}", told)
         console.print(table)
         shares[path.stem] = stages[KAFKA_PYTHON] / whole_s
@@ -491,6 +503,12 @@ def show(rows: Sequence[Measured], console: Console) -> None:
         )  # fmt: skip
     console.print(table)
     for r in rows:
+        it = r.written
+        if r.frames_s:
+            console.print(
+                f"{r.pmus:,} PMUs: committed in {SCORES} are scores of {it.pmus:,} PMUs at {it.ticks:,} ticks, "
+                f"{it.share:.2%} of them there, longest gap {it.gap_s:.2f} s; {r.waiting_bytes:,} bytes waited before"
+            )
         if len(r.frames_s) > 1:
             each = ", ".join(f"{one / sum(r.frames_s):.0%}" for one in r.frames_s)
             console.print(f"{r.pmus:,} PMUs: of the frames the processors took {each}")
@@ -515,10 +533,13 @@ def conclude(rows: Sequence[Measured], console: Console) -> dict[str, float]:
 def be(name: str, config: Path, asked: argparse.Namespace) -> None:
     """Be one of the processes of a line."""
     if asked.profile_to:
-        Profile(asked.profile_to).install()
+        spending = Spending(asked.profile_to, THREADS)
+        watch(spending)
+        spending.wait()
     if name == GATEWAY:
         sys.exit(cli.run(["gateway", "--config", str(config)]))
-    live.run_processor(load_config(config).config, asked.connections, asked.notes, None)
+    found = pickle.loads(asked.learned.read_bytes())  # noqa: S301 - it was written by this script just now
+    live.run_processor(load_config(config).config, asked.connections, asked.notes, found=found)
 
 
 def look_for_most(first: int, step: int, run: Any) -> None:
@@ -543,7 +564,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--processors", type=int, default=1, help="in one group, sharing the load")
     parser.add_argument("--profile", action="store_true", help="show where the time of the last load goes")
     parser.add_argument("--be", help=argparse.SUPPRESS)
-    for name in ("config", "notes", "profile-to"):
+    for name in ("config", "notes", "learned", "profile-to"):
         parser.add_argument(f"--{name}", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--connections", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args(words)
@@ -553,16 +574,13 @@ def main(words: Sequence[str] | None = None) -> int:
     console, tell = Console(width=None if sys.stdout.isatty() else 170), Console(stderr=True)
     rows: list[Measured] = []
     shares: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as made, Cluster(Path(made) / "kafka", optimized=True) as cluster:
+    with tempfile.TemporaryDirectory() as made, Cluster(Path(made) / "kafka", optimized=not asked.quick) as cluster:
         recorded, profile = Path(made) / "quiet.parquet", Path(made) / "profile"
         write_parquet(recorded, [live.recording(0, RECORDED_S)])
         profile.mkdir()
-        setup = Setup(
-            tuple(asked.scorers.split(",")),
-            asked.processors,
-            profile if asked.profile else None,
-            2.0 if asked.quick else SETTLE_S,
-        )
+        setup = Setup(tuple(asked.scorers.split(",")), asked.processors, profile if asked.profile else None)
+        if asked.quick:
+            setup = replace(setup, learnt_s=QUICK_LEARNT_S, settle_s=1.0)
 
         def run(pmus: int) -> Measured:
             load = divided(pmus, asked.messages)

@@ -44,7 +44,7 @@ from gridsense.logs import set_up  # noqa: E402  # after the path
 from gridsense.pipeline import Learned, Pipeline, Settings  # noqa: E402  # after the path
 from gridsense.processor import Step  # noqa: E402  # after the path
 from gridsense.scoring import LAYERS  # noqa: E402  # after the path
-from gridsense.services import processing  # noqa: E402  # after the path
+from gridsense.services import grouped, processing  # noqa: E402  # after the path
 from streams import align, derive  # noqa: E402  # after the path
 from streams.archives import write_parquet  # noqa: E402  # after the path
 from streams.block import FrameBatch  # noqa: E402  # after the path
@@ -145,11 +145,11 @@ def recording(seed: int, seconds: int) -> FrameBatch:
     return FrameBatch(table, float(RATE), time_ns, flags, stat, values, time_ns)
 
 
-def learned(settings: Settings) -> Learned:
-    """Learn what is typical of the recording's PMUs, for every scorer."""
+def learned(settings: Settings, seconds: int = LEARNT_S) -> Learned:
+    """Learn what is typical of the recording's PMUs: for every scorer, unless so few seconds are asked for."""
     pipeline = Pipeline(settings)
     parts = 30
-    for k in range(LEARNT_S // parts):
+    for k in range(seconds // parts):
         batch = recording(1000 + k, parts)
         shift = k * parts * 10**9
         moved = FrameBatch(
@@ -158,7 +158,9 @@ def learned(settings: Settings) -> Learned:
         )  # fmt: skip
         pipeline.feed([("north#1", moved)])
     found = pipeline.learned()
-    if found is None or not all(reference.learned.all() for reference in found.references.values()):
+    if found is None or (
+        seconds >= LEARNT_S and not all(reference.learned.all() for reference in found.references.values())
+    ):
         raise RuntimeError("the quiet time is too short to learn from")
     return found
 
@@ -172,34 +174,46 @@ def spread_out(found: Learned, tables: dict[str, ChannelTable]) -> Learned:
 
 
 class Recorder:
-    """Writes down what the processor does, about once a second."""
+    """Writes down what the processor does, about once a second; told by any of its threads."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8")
+        self._lock = threading.Lock()
         self._latency_s: list[float] = []
-        self._learned: dict[str, float] = {}
+        self._learned: dict[tuple[str, str], float] = {}
+        self._frames: dict[str, int] = {}
+        self._clock_ns: dict[str, int] = {}
         self._noted_s = time.monotonic()
 
     def stepped(self, step: Step) -> None:
         """Take up a reading."""
-        self._latency_s += step.latency_s
-        for output in step.outputs:
-            for track, layer in zip(output.scored.ticks.tracks, output.scored.layers, strict=True):
-                if layer.status.size:
-                    self._learned[track.name] = float((layer.status[-1] != Status.LEARNING).mean())
-        now_s = time.monotonic()
-        if now_s - self._noted_s < 1.0:
+        if not step.frames:
             return
+        with self._lock:
+            self._latency_s += step.latency_s
+            self._frames[step.region] = step.frames
+            self._clock_ns[step.region] = step.clock_ns
+            for output in step.outputs:
+                for track, layer in zip(output.scored.ticks.tracks, output.scored.layers, strict=True):
+                    if layer.status.size:
+                        learned = float((layer.status[-1] != Status.LEARNING).mean())
+                        self._learned[step.region, track.name] = learned
+            if time.monotonic() - self._noted_s >= 1.0:
+                self._note()
+
+    def _note(self) -> None:
+        self._noted_s = time.monotonic()
         line = {
-            "at_s": now_s,
-            "frames": step.frames,
+            "at_s": self._noted_s,
+            "frames": sum(self._frames.values()),
             "latency_s": [round(x, 5) for x in self._latency_s],
-            "lag_s": (time.time_ns() - step.clock_ns) / 1e9,
+            "lag_s": (time.time_ns() - min(self._clock_ns.values())) / 1e9,
             "learned": [round(share, 3) for share in self._learned.values()],
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        self._latency_s, self._noted_s = [], now_s
+        self._latency_s.clear()
+        self._clock_ns.clear()
 
     def saved(self, took_s: float, size: int, state_bytes: int) -> None:
         """Say how long a snapshot took."""
@@ -212,12 +226,14 @@ class Recorder:
         """Nothing to write down."""
 
 
-def run_processor(config: Config, connections: int, notes: Path, profile: Path | None) -> None:
-    """Be the processor: with everything learned, once all connections are configured."""
+def run_processor(
+    config: Config, connections: int, notes: Path, *, profile: Path | None = None, found: Learned | None = None
+) -> None:
+    """Be the processor: with what was found, or else everything learned, once all connections are configured."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     undo = set_up("warning")
-    found = learned(config.pipeline_settings())
+    found = found or learned(config.pipeline_settings())
     log = open_log(config)
     notes.with_suffix(LEARNED).touch()
     while len(log.latest(CONFIGURATIONS)) < connections and not stop.wait(0.05):
@@ -229,13 +245,20 @@ def run_processor(config: Config, connections: int, notes: Path, profile: Path |
         tables |= {f"{key}#{code}": table for code, table in parser.tables().items()}
     log.close()
     recorder, reference = Recorder(notes), spread_out(found, tables)
+
+    def work() -> None:
+        if config.log_servers:
+            grouped.process_group(config, stop, watch=[recorder.stepped], learned=reference)
+        else:
+            processing.process(config, stop, observers=[recorder], learned=reference)
+
     if profile is None:
-        processing.process(config, stop, observers=[recorder], learned=reference)
+        work()
     else:
         import cProfile  # noqa: PLC0415 (costs time where it is not wanted)
 
         with cProfile.Profile() as watched:
-            processing.process(config, stop, observers=[recorder], learned=reference)
+            work()
         watched.dump_stats(profile)
     undo()
 
@@ -248,8 +271,10 @@ def command(*words: str) -> list[str]:
 @contextmanager
 def running(words: Sequence[str], folder: Path, name: str, out: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process; stop it at the end. What it says on stderr goes to a file."""
-    with (folder / f"{name}.err").open("wb") as said:
-        process = subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=said)
+    with (
+        (folder / f"{name}.err").open("wb") as said,
+        subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=said) as process,
+    ):
         try:
             yield process
         finally:
@@ -258,7 +283,6 @@ def running(words: Sequence[str], folder: Path, name: str, out: int | None = Non
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
 
 
 def cpu_s(pid: int) -> float:
@@ -469,7 +493,7 @@ def main() -> None:  # noqa: C901 (what is asked for, one thing after the other)
     parser.add_argument("--connections", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.processor:
-        run_processor(load(asked.processor).config, asked.connections, asked.notes, asked.profile_to)
+        run_processor(load(asked.processor).config, asked.connections, asked.notes, profile=asked.profile_to)
         return
     console = Console(width=None if sys.stdout.isatty() else 150)
     tell = Console(stderr=True)
