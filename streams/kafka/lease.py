@@ -56,6 +56,11 @@ class Lease:
                     session_s=self._session_s,
                 )
                 self._client.subscribe([self._settings.topic(LEASE)], listener=_Listener(self._client))
+            coordinator = self._client._coordinator  # noqa: SLF001 - nothing public tells
+            if coordinator.rejoining:
+                # kafka-python 3.0.12: where joining outlasts a poll, the next may take it as done, while heartbeats are
+                # off: the group then goes on without us, and we would never hear of it
+                coordinator.request_rejoin()
             with suppress(errors.RetriableError):
                 self._client.poll(0 if self._client.assignment() else round(JOIN_S * 1e3))
             return bool(self._client.assignment())
