@@ -14,7 +14,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -402,8 +402,8 @@ class Stage(Generic[Found]):
             part.pointer = Pointer(reading.entries[0].offset if reading.entries else reading.next, ())
         cut = bisect_left(reading.entries, part.told, key=attrgetter("offset"))
         entries = reading.entries[cut:]
-        lost = [one for one in reading.lost if one.last >= part.told]
-        if len(lost) < len(reading.lost):
+        lost = [replace(one, first=max(one.first, part.told)) for one in reading.lost if one.last >= part.told]
+        if any(one.first < part.told for one in reading.lost):
             log.warning("partition %d: some of what is to be read again is gone; the state is without it", partition)
         if cut:
             part.work.take(reading.entries[:cut], ())

@@ -413,9 +413,11 @@ class _Receiving:
     CPU of reading frames of 48 kB.
     """
 
-    _sock: socket.socket
+    _sock: socket.socket | None
 
     def _sock_recv(self) -> tuple[bytes, Exception | None]:
+        if self._sock is None:
+            return b"", errors.KafkaConnectionError("closed meanwhile")
         received: list[bytes] = []
         while len(received) < RECEIVE_PIECES:
             try:

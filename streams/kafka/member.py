@@ -481,7 +481,8 @@ class Member:
             discard(self._producer)
             self._producer = None
         if isinstance(cause, _OVERTAKEN) and time.monotonic() - began_s < self.member.transaction_s:
-            self._fence(what, cause)  # it was not the time of the transaction that was over
+            self._look_for_double()  # it was not the time of the transaction that was over
+            self._fence(what, cause)
         if isinstance(cause, _REPLACED):
             self._fence(what, cause)
         if isinstance(cause, (*_UNSETTLED, OSError, UnreachableError)) or type(cause) is errors.KafkaError:
@@ -492,6 +493,15 @@ class Member:
         if isinstance(cause, ValueError):
             raise LogError(f"{what}: {cause}") from cause
         raise translation(cause, what) from cause
+
+    def _look_for_double(self) -> None:
+        """Where somebody of our name has overtaken us, wait until the group has them: then we must not come back."""
+        if not self.member.instance:
+            return
+        self._live().pause(*self._live().assignment())
+        deadline_s = time.monotonic() + self.member.session_s
+        while time.monotonic() < deadline_s and not self._interrupted.is_set():
+            self._step(SLICE_S)
 
     def _went_through(self, token: str, places: Mapping[int, Place]) -> bool:
         """Whether the attempt before, settled now, had been committed."""
@@ -531,6 +541,11 @@ class Member:
         """Let the consumer do one round: join if it must, fetch what there is."""
         what = f"{self.settings.place}: {self._topic} by {self.settings.prefix}{self.member.group}"
         client = self._live()
+        coordinator = client._coordinator  # noqa: SLF001 - nothing public tells
+        if coordinator.rejoining and not coordinator.rejoin_needed:
+            # kafka-python 3.0.12: a joining that other metadata began, and that outlasts a round, may be taken as done in
+            # the next, while heartbeats are off: the group would go on without us, and we never hear of it
+            coordinator.request_rejoin()
         try:
             # one round, not `poll`: within one call that would let go of partitions and join again, untold
             fetched = client._poll_once(Timer(_ms(timeout_s)), client.config["max_poll_records"])  # noqa: SLF001
@@ -564,6 +579,8 @@ class Member:
         Not asked for when committing: what runs in the background may have forgotten it then, and a commit as nobody
         is refused by nobody.
         """
+        if self._is_doubled():
+            self._fence(what, errors.FencedInstanceIdError())
         now_s, membership = time.monotonic(), self._live().group_metadata()
         if membership.state != MemberState.STABLE:
             self._joining_s = self._joining_s or now_s
@@ -576,6 +593,15 @@ class Member:
             self.rebalance_s += now_s - (self._joining_s or now_s)
         self._joining_s = None
         self._membership = membership
+
+    def _is_doubled(self) -> bool:
+        """Whether a heartbeat was answered that another of our name is there: kafka-python only ceases to send more."""
+        coordinator = self._live()._coordinator  # noqa: SLF001 - said nowhere else
+        with coordinator._lock:  # noqa: SLF001
+            joined = coordinator.state == MemberState.STABLE and not (
+                coordinator.rejoin_needed or coordinator.rejoining
+            )
+            return bool(self.member.instance) and joined and not coordinator._heartbeat_enabled  # noqa: SLF001
 
     def _hand_over(self) -> None:
         """Tell our owner what the group has decided since."""
