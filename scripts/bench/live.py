@@ -400,6 +400,8 @@ def check_learned(notes: Sequence[dict[str, Any]]) -> None:
 
 def frames_s(notes: Sequence[dict[str, Any]]) -> float:
     """Say how many frames a processor took a second."""
+    if len(notes) < 2:
+        return 0.0
     first, last = notes[0], notes[-1]
     return float((last["frames"] - first["frames"]) / (last["at_s"] - first["at_s"]))
 

@@ -106,12 +106,12 @@ def on_kafka(load: Load, recorded: Path, scorers: tuple[str, ...]) -> Iterator[W
 
 
 def mib(folder: Path, pattern: str) -> float:
-    """Add up files; some may go meanwhile."""
+    """Add up what files take on the disk; some may go meanwhile."""
     size = 0
     for path in folder.glob(pattern):
         with suppress(FileNotFoundError):
-            size += path.stat().st_size
-    return size / 2**20
+            size += path.stat().st_blocks
+    return size / 2**11
 
 
 def soak(watched: Watched, minutes: float, title: str, console: Console) -> dict[str, NDArray[np.float64]]:
