@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gridsense.checkpoints import Checkpoints, Pointer
 from gridsense.errors import StoreError
 from gridsense.snapshots import Snapshot
-from streams.errors import FencedError, LogError
+from streams.errors import DeniedError, FencedError, LogError
 from streams.kafka.member import Member, MemberSettings, Outgoing, Place
 from streams.kafka.settings import KafkaSettings
 from streams.kafka.state import StateTopic
@@ -305,6 +305,8 @@ class Stage(Generic[Found]):
         ------
         FencedError
             If another process of the same name has taken over.
+        DeniedError
+            If it has no right to do its work, and has done none yet.
         """
         while not stop.is_set():
             self.beat_s = time.monotonic()
@@ -323,11 +325,13 @@ class Stage(Generic[Found]):
                         "give each a kafka.instance of its own"
                     ) from error
                 log.warning("%s", error)
+            except DeniedError as error:
+                if not self.counts.transactions:
+                    self._leave()
+                    raise  # whoever set it up is still there; later, it waits until it may again
+                self._begin_anew(error, stop)
             except (LogError, StoreError) as error:
-                log.error("%s; beginning anew in %g s", error, RETRY_S)  # noqa: TRY400 (no bug: an expected trouble)
-                self.trouble = str(error)
-                self._leave()
-                stop.wait(RETRY_S)
+                self._begin_anew(error, stop)
         self._hand_over(sorted(self._parts))
 
     def interrupt(self) -> None:
@@ -474,6 +478,13 @@ class Stage(Generic[Found]):
         member.open()
         self._member = member
         self._came_s = self._alive_s = time.monotonic()
+
+    def _begin_anew(self, error: LogError | StoreError, stop: threading.Event) -> None:
+        """Say what is wrong, and wait a little."""
+        log.error("%s; beginning anew in %g s", error, RETRY_S)
+        self.trouble = str(error)
+        self._leave()
+        stop.wait(RETRY_S)
 
     def _leave(self) -> None:
         """Let go of everything; what was not committed was never done."""
