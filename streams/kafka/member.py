@@ -543,7 +543,7 @@ class Member:
         client = self._live()
         coordinator = client._coordinator  # noqa: SLF001 - nothing public tells
         if coordinator.rejoining and not coordinator.rejoin_needed:
-            # kafka-python 3.0.12: a joining that other metadata began, and that outlasts a round, may be taken as done in
+            # kafka-python 3.0.12: a joining that new metadata began, and that outlasts a round, may be taken as done in
             # the next, while heartbeats are off: the group would go on without us, and we never hear of it
             coordinator.request_rejoin()
         try:
