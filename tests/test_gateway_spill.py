@@ -162,6 +162,37 @@ def test_an_outage_costs_nothing_and_changes_no_order(tmp_path: Path, caplog: py
     assert any("answers again" in line for line in caplog.messages)
 
 
+def test_what_comes_during_each_write_does_not_keep_it_from_ending(tmp_path: Path) -> None:
+    """Streams that never pause, and a log whose every write takes as long as it takes for more to come."""
+    log = Distant(down=True)
+    spills: list[Spill] = []
+    coming: list[threading.Thread] = []
+    records = [data(n) for n in range(200)]
+    rest = iter(records[10:])
+
+    class Slow(Writing):
+        def write(self, written: Sequence[tuple[str, Record]], number: int) -> None:
+            if not (coming and coming[-1].is_alive()) and (record := next(rest, None)) is not None:
+                coming.append(threading.Thread(target=spills[0].append, args=(FRAMES, [record])))
+                coming[-1].start()
+                coming[-1].join(0.05)  # longer where nothing can come now: then it comes afterwards
+            super().write(written, number)
+
+    status = SpillStatus()
+    with closing(open_spill(lambda: Slow(log), SpillSettings(tmp_path / "spill.db", 1 << 20), status)) as spill:
+        spills.append(spill)
+        for record in records[:10]:
+            spill.append(FRAMES, [record])
+        log.down = False
+        until(lambda: status.direct)
+        assert status.waiting_records == status.waiting_bytes == 0
+        while coming[-1].is_alive():
+            coming[-1].join(PATIENCE_S)
+        came = len(log.topics[FRAMES])
+        assert log.topics[FRAMES] == records[:came]
+        assert came < len(records)
+
+
 @pytest.mark.parametrize("written", [True, False])
 def test_a_write_of_which_nobody_knows_is_neither_lost_nor_doubled(tmp_path: Path, *, written: bool) -> None:
     log = Distant()

@@ -247,7 +247,7 @@ class Spill:
         self._file = file  # under the lock
         self._drained = drained  # of the drainer alone
         self._held = held
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._direct: Target | None = None  # under the lock: what comes goes there
         self._target: Target | None = None  # of the drainer alone, save while it is `_direct`
         self._broken = False
@@ -467,26 +467,30 @@ class Spill:
             self._recount()
 
     def _drain(self, target: Target) -> None:
-        """Write what waits, piece by piece; once nothing does, let what comes be written at once."""
+        """Write what waits, piece by piece; once little does, let what comes be written at once."""
         pieces = 0
         while not self._stopping.is_set() and target.held():
-            reading = self._drained.read(SPILL, _position(self._drained, _WRITTEN), PIECE_BYTES)
-            for lost in reading.lost:
-                if lost.reason == "damaged":
-                    _log.error(
-                        "%s is damaged: up to %d records are lost", self._settings.path, lost.last - lost.first + 1
-                    )
-            if not reading.entries:
-                if self._lacking is not None and time.monotonic() < self._lacking_until_s:
-                    return
-                self._lacking = None
-                if self._go_direct(target, reading.next):
-                    return
+            reading = self._read()
+            if reading.entries:
+                self._write(target, reading)
+                pieces += 1
+                if pieces % 16 == 0:
+                    self._drained.retain(SPILL, Retention(size=self._status.waiting_bytes + SLACK_BYTES))
+            if self._status.waiting_bytes > PIECE_BYTES:
                 continue
-            self._write(target, reading)
-            pieces += 1
-            if pieces % 16 == 0:
-                self._drained.retain(SPILL, Retention(size=self._status.waiting_bytes + SLACK_BYTES))
+            if self._lacking is None or time.monotonic() >= self._lacking_until_s:
+                if self._go_direct(target):
+                    return
+            elif not reading.entries:
+                return
+
+    def _read(self) -> Reading:
+        """Read a piece of what waits."""
+        reading = self._drained.read(SPILL, _position(self._drained, _WRITTEN), PIECE_BYTES)
+        for lost in reading.lost:
+            if lost.reason == "damaged":
+                _log.error("%s is damaged: up to %d records are lost", self._settings.path, lost.last - lost.first + 1)
+        return reading
 
     def _write(self, target: Target, reading: Reading) -> None:
         """Write a piece of what waits, but for what the log has."""
@@ -510,11 +514,18 @@ class Spill:
             self._status.waiting_records -= len(reading.entries)
             self._status.waiting_bytes -= sum(len(entry.value) + RECORD_BYTES for entry in reading.entries)
 
-    def _go_direct(self, target: Target, end: int) -> bool:
-        """Let what comes be written at once, unless something has come into the file meanwhile."""
+    def _go_direct(self, target: Target) -> bool:
+        """Write the last piece while nothing more can come, and let what comes then be written at once.
+
+        Where something comes during each write, however short, there would be no end of it else.
+        """
         with self._lock:
-            if self._file.extent(SPILL).next > end:
+            rest = self._read()
+            if rest.entries:
+                self._write(target, rest)
+            if self._file.extent(SPILL).next > rest.next:
                 return False
+            self._lacking = None
             self._file.retain(SPILL, Retention(size=1))
             self._direct = target
             self._status.direct = True
