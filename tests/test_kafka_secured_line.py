@@ -87,6 +87,13 @@ def test_without_a_right_it_is_told_which_topic(site: Site) -> None:
     assert "pmu.frames: no right to do this" in came.said[-1]
 
 
+def test_settings_of_topics_that_are_not_shown_are_no_difference(site: Site) -> None:
+    lacking = [right for right in RIGHTS["topics check"] if right.operation != ACLOperation.DESCRIBE_CONFIGS]
+    with site.allowed("lacking", lacking) as way:
+        came = site.perform("topics check", way)
+    assert (came.status, came.complains) == (EXIT_PEER, True)
+
+
 def test_a_processor_that_may_not_begin_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = [right for right in RIGHTS["run"] if right.kind != ResourceType.GROUP]
     with site.allowed("lacking", lacking) as way:
@@ -117,13 +124,14 @@ def test_what_a_refusal_must_say_is_held() -> None:
 
 def test_who_may_alter_topics(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     alters = Right(ResourceType.TOPIC, "pmu.", ACLOperation.ALTER_CONFIGS, prefixed=True)
+    rights = {*RIGHTS["topics create"], *RIGHTS["topics check"]}
     words = ["topics", "create", "--alter", "--set", "kafka.scores_retention=5h"]
-    for rights, status in ((RIGHTS["topics create"], EXIT_PEER), ((*RIGHTS["topics create"], alters), EXIT_OK)):
-        with site.allowed("alters", rights) as way:
-            monkeypatch.chdir(site.place("topics create", way))
-            assert run(words) == status
-    with site.allowed("alters", RIGHTS["topics create"]):
-        assert run([*words[:2], *words[3:]]) == EXIT_OK
+    with site.allowed("alters", [*rights]) as way:
+        monkeypatch.chdir(site.place("topics create", way))
+        assert run(words[:2]) == EXIT_OK
+        assert run(words) == EXIT_PEER
+    with site.allowed("alters", [*rights, alters]):
+        assert run(words) == EXIT_OK
         assert run(["topics", "check", *words[3:]]) == EXIT_OK
 
 

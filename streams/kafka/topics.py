@@ -406,6 +406,8 @@ def _differences(client: KafkaAdminClient, settings: KafkaSettings, wanted: Sequ
         if name not in there:
             out.append(Difference(name, MISSING, "missing", f"{spec.partitions} partitions"))
             continue
+        if not configs[name]:  # kafka-python passes the refusal over
+            raise errors.TopicAuthorizationFailedError(f"{name}: its settings (DescribeConfigs)")
         partitions = there[name]["partitions"]
         copies = min(len(it["replica_nodes"]) for it in partitions)
         found = {key: str(told["value"]) for key, told in configs[name].items()}
