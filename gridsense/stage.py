@@ -14,7 +14,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -35,9 +35,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 1.0
 """How long to wait where Kafka cannot be used."""
 PROBE_S = 1.0
-"""Where nothing comes, it is asked this often whether the servers are there."""
-SETTLED_S = 3.0
-"""Nothing having come and nobody having moved for so long, what was there has been read."""
+"""Where nothing comes of a partition, it is asked this often whether the servers are there."""
 
 GATHERED_BYTES = 4 << 20
 """More than this is not worked on at once."""
@@ -199,6 +197,8 @@ class _Part(Generic[Found]):
     saved_s: float = 0.0
     unsaid: bool = False
     """The pointer is not committed yet."""
+    came_s: float = field(default_factory=time.monotonic)
+    """When something was last read."""
 
     @property
     def live(self) -> bool:
@@ -247,8 +247,6 @@ class Stage(Generic[Found]):
         Why it cannot go on; empty where it does.
     beat_s
         When its loop last came round, by the monotonic clock.
-    idle
-        Set while all that was there has been read, and nothing moves.
     """
 
     def __init__(
@@ -262,7 +260,6 @@ class Stage(Generic[Found]):
         self.settings = settings
         self.trouble = "it is joining its group"
         self.beat_s = time.monotonic()
-        self.idle = threading.Event()
         self._kafka = kafka
         self._work = work
         self._observer = observer
@@ -275,7 +272,7 @@ class Stage(Generic[Found]):
         self._saver: ThreadPoolExecutor | None = None
         self._states = StateTopic(kafka, settings.state)
         self._saving: tuple[_Part[Found], int, Future[_Saved]] | None = None
-        self._came_s = self._alive_s = self._probed_s = self._said_s = self._wrote_s = time.monotonic()
+        self._alive_s = self._probed_s = self._said_s = self._wrote_s = time.monotonic()
 
     @property
     def works(self) -> dict[int, Work[Found]]:
@@ -362,25 +359,22 @@ class Stage(Generic[Found]):
         for partition, part in self._parts.items():
             if not part.restored:
                 self._restore(partition, part)
-        began_s = time.perf_counter()
+        began_s = time.monotonic()
         found: list[tuple[_Part[Found], Found]] = []
         records: list[Outgoing] = []
         readings, self._readings = self._readings, {}
         for partition, reading in readings.items():
             part = self._parts[partition]
+            part.came_s = began_s
             if (one := self._taken(partition, part, reading)) is not None:
                 found.append((part, one))
                 records += part.work.records(one)
             if part.live:
                 self._moved.add(partition)
-        if readings:
-            self.idle.clear()
-            self._came_s = time.monotonic()
-        else:
-            records += self._marks()
+        records += self._marks()
         self._take_snapshots()
         self._commit(records)
-        took_s = time.perf_counter() - began_s
+        took_s = time.monotonic() - began_s
         for part, one in found:
             part.work.committed(one, part.place, took_s / len(found))
         if time.monotonic() - self._said_s >= SAID_S:
@@ -434,18 +428,18 @@ class Stage(Generic[Found]):
         return Lost(first, end - 1, "skipped")
 
     def _marks(self) -> list[Outgoing]:
-        """Say what time it is, if Kafka is there and nothing comes nevertheless."""
+        """Say what time it is where nothing comes, if Kafka is there nevertheless."""
         now_s = time.monotonic()
-        if now_s - self._came_s < PROBE_S or not self._live().rebalances:
+        if now_s - self._probed_s < PROBE_S:
             return []
-        if now_s - self._probed_s >= PROBE_S:
-            self._probed_s = now_s
-            if not self._live().alive():
-                self._alive_s = self._came_s = time.monotonic()
-                return []
-        if now_s - self._came_s >= SETTLED_S and not any(self._behind(one).entries for one in self._parts):
-            self.idle.set()
-        return [mark for part in self._parts.values() if part.live for mark in part.work.idle(self._alive_s)]
+        self._probed_s = now_s
+        silent = any(now_s - part.came_s >= PROBE_S for part in self._parts.values())
+        if silent and not self._live().alive():
+            self._alive_s = time.monotonic()
+            return []
+        # What is missing where reading is behind may be there already.
+        read = [part for n, part in self._parts.items() if part.live and self._behind(n).lag_s < PROBE_S]
+        return [mark for part in read for mark in part.work.idle(self._alive_s)]
 
     def _commit(self, records: list[Outgoing]) -> None:
         """Write what there is to say, with how far it came; where there is nothing, that alone now and then."""
@@ -477,7 +471,7 @@ class Stage(Generic[Found]):
         member = Member(self._kafka, self.settings.member, self._assigned, self._revoked)
         member.open()
         self._member = member
-        self._came_s = self._alive_s = time.monotonic()
+        self._alive_s = time.monotonic()
 
     def _begin_anew(self, error: LogError | StoreError, stop: threading.Event) -> None:
         """Say what is wrong, and wait a little."""
@@ -492,7 +486,6 @@ class Stage(Generic[Found]):
         self._readings.clear()
         self._moved.clear()
         self._saving = None
-        self.idle.clear()
         if self._member is not None:
             self._counted, member, self._member = self.counts, self._member, None
             member.close()
@@ -504,7 +497,6 @@ class Stage(Generic[Found]):
 
     def _assigned(self, partitions: Sequence[int]) -> None:
         """Begin where the state of a partition was saved; it is read when there is time."""
-        self._came_s = time.monotonic()
         for partition in partitions:
             place = self._live().committed(partition)
             pointer = _pointer(place)

@@ -35,6 +35,8 @@ from streams.log import DEAD_LETTERS, EVENTS, FRAMES, PREDICTIONS, REGIONAL, SCO
 
 log = logging.getLogger(__name__)
 
+TABLE_BYTES = 4 << 20
+"""Of scores, or predictions, that one record holds, about."""
 _FORM = 1
 """Of what the second stage takes down."""
 _WORDS = msgspec.msgpack.Decoder(list[Word])
@@ -253,8 +255,10 @@ class RegionalWork:
         self.regions.thaw(body, arrays)
 
     def _table(self, topic: str, region: str, rows: pa.Table | pa.RecordBatch, now_ns: int) -> Iterator[Outgoing]:
-        if rows.num_rows:
-            yield Outgoing(topic, self._partition, region, ipc(rows, region), time_ns=now_ns)
+        """Write a table as records that are not too large: a gap may hold very many ticks."""
+        each = max(rows.num_rows * TABLE_BYTES // max(rows.nbytes, 1), 1)
+        for first in range(0, rows.num_rows, each):
+            yield Outgoing(topic, self._partition, region, ipc(rows.slice(first, each), region), time_ns=now_ns)
 
 
 class JoiningWork:

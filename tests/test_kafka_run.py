@@ -297,8 +297,9 @@ class Line:
 class Processing(threading.Thread):
     """A processor; also one that dies: it saves nothing and says nothing any more."""
 
-    def __init__(self, line: Line, *overrides: str) -> None:
+    def __init__(self, line: Line, *overrides: str, once: bool = False) -> None:
         super().__init__(daemon=True)
+        self.once = once
         self.config = configured(*line.overrides, *overrides)
         self.steps: list[Step] = []
         self.error: Exception | None = None
@@ -307,7 +308,7 @@ class Processing(threading.Thread):
 
     def run(self) -> None:
         try:
-            process_group(self.config, self.stop, watch=[self.steps.append])
+            process_group(self.config, self.stop, once=self.once, watch=[self.steps.append])
         except Exception as error:  # noqa: BLE001 - looked at by who waits
             self.error = error
 
@@ -320,8 +321,8 @@ class Processing(threading.Thread):
 
 
 @contextmanager
-def processing(line: Line, *overrides: str) -> Iterator[Processing]:
-    one = Processing(line, *overrides)
+def processing(line: Line, *overrides: str, once: bool = False) -> Iterator[Processing]:
+    one = Processing(line, *overrides, once=once)
     try:
         yield one
     finally:
@@ -657,6 +658,24 @@ def test_where_nothing_comes_it_marks_the_time_but_not_while_kafka_is_away(
     assert {step.region for step in one.steps if step.outputs} == set(REGIONS)
 
 
+def test_a_region_that_falls_silent_is_marked_while_others_go_on(line: Line) -> None:
+    """And who is to read once stops, though marks never end."""
+    flowing = [record for record in frames() if record.key.startswith("north/")]
+    line.append(until_s(6))
+    with processing(line, "kafka.idle=1s") as one, closing(KafkaLog(line.settings)) as log:
+        line.settle(one)
+        more = iter(flowing)
+        until(lambda: log.append(FRAMES, [next(more)]) and silent(line) >= 1, one)
+        before = silent(line)
+        until(lambda: log.append(FRAMES, [next(more)]) and silent(line) >= before + 2, one)
+        with processing(line, "kafka.idle=1s", once=True) as two:
+            until(lambda: not two.is_alive() or not log.append(FRAMES, [next(more)]), one)
+
+
+def silent(line: Line) -> int:
+    return sum(region_of(mark.key) == "south" for mark in marks(line))
+
+
 def test_a_transaction_that_fails_is_tried_again_and_its_trouble_shown(line: Line, straight: Said) -> None:
     port = free_port()
     with processing(line, f"metrics.processor_port={port}") as one:
@@ -686,8 +705,8 @@ def test_predictions_are_those_of_an_embedded_run(line: Line, tmp_path: Path) ->
     wanted = ('scoring.scorers=["quadratic","sequence"]', "kafka.predictions=true")
     records = until_s(6)
     line.append(records)
-    with processing(line, *wanted) as one:
-        line.settle(one)
+    with processing(line, *wanted, once=True) as one:
+        until(lambda: not one.is_alive(), one)
     config = configured(*line.overrides, *wanted)
     model = config.model()
     assert model is not None

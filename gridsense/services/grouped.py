@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,8 +29,11 @@ from gridsense.stage import Behind, Stage
 from gridsense.stage import Settings as StageSettings
 from gridsense.status import ProcessorBoard, StatusSink
 from gridsense.works import JOINT, JoiningWork, RegionalWork, Settings, Watch
+from streams.errors import UnreachableError
 from streams.gateway.clock import SteadyClock
+from streams.kafka.log import KafkaLog
 from streams.kafka.member import MemberSettings, Outgoing
+from streams.kafka.settings import KafkaSettings
 from streams.log import CONFIGURATIONS, FRAMES, JOIN_STATE, REGIONAL, STATE, STATUS, Entry, Extent
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,8 @@ HUNG_S = 330.0
 """Beyond the longest that a transaction is tried for: it hangs."""
 CONFIGURATIONS_S = 5.0
 """What the topic of configurations held is known for so long."""
+ONCE_S = 0.5
+"""Told to read to the end, it is looked this often whether it is reached."""
 _QUIET_S = 2.0
 
 
@@ -68,7 +73,7 @@ def process_group(
     stop
         Set it to stop: what is in hand is committed, what is remembered saved.
     once
-        Stop when all that was there has been read.
+        Stop when the group has read all that was there at the beginning.
     watch
         Told of every step, once it is committed, in the threads of the stages.
     learned
@@ -106,7 +111,7 @@ def process_group(
         for thread in threads:
             thread.start()
         for thread in threads if once else ():
-            _until_idle(thread, stop)
+            _until_read(thread, kafka, stop)
             thread.end()
         while not stop.wait(0.5) and all(thread.is_alive() for thread in threads):
             told.beat()
@@ -223,13 +228,16 @@ def _end(threads: Sequence[_Thread]) -> None:
             thread.end()
 
 
-def _until_idle(thread: _Thread, stop: threading.Event) -> None:
-    """Wait until a stage has read all there is."""
-    idle = thread.stage.idle
-    quiet_s = 0.0
-    idle.clear()
-    while quiet_s < _QUIET_S and thread.is_alive() and not stop.wait(0.1):
-        quiet_s = quiet_s + 0.1 if idle.is_set() else 0.0
+def _until_read(thread: _Thread, kafka: KafkaSettings, stop: threading.Event) -> None:
+    """Wait until the group of a stage has committed that all which is there now is read."""
+    it = thread.stage.settings.member
+    with closing(KafkaLog(kafka)) as reading:
+        ends = reading.ends(it.topic)
+        while thread.is_alive() and not stop.wait(ONCE_S):
+            with suppress(UnreachableError):
+                places = reading.positions(it.topic, it.group)
+                if all(places.get(partition, 0) >= end for partition, end in ends.items()):
+                    return
 
 
 class _Configurations:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition, errors
@@ -249,6 +250,48 @@ class KafkaLog:
             place = self._asked(lambda client: client.list_group_offsets({group: [tp]}))[group].get(tp)
         return int(place.offset) if place is not None and place.offset >= 0 else None
 
+    def ends(self, topic: str) -> dict[int, int]:
+        """Say where the partitions of a topic end.
+
+        Parameters
+        ----------
+        topic
+            Without the prefix.
+
+        Returns
+        -------
+        dict[int, int]
+            By partition, of those that hold something: the offset after what is committed.
+        """
+        tps = [TopicPartition(self.settings.topic(topic), n) for n in range(self.partitions(topic))]
+        with self._doing(f"looking where {self.settings.topic(topic)} ends"):
+            first, end = (
+                self._asked(partial(_offsets, dict.fromkeys(tps, which)))
+                for which in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
+            )
+        return {tp.partition: end[tp] for tp in tps if first[tp] < end[tp]}
+
+    def positions(self, topic: str, reader: str) -> dict[int, int]:
+        """Say how far a reader has come in the partitions of a topic.
+
+        Parameters
+        ----------
+        topic
+            Without the prefix.
+        reader
+            Its name: a group, without the prefix.
+
+        Returns
+        -------
+        dict[int, int]
+            By partition, of those in which it ever committed.
+        """
+        group = self.settings.prefix + reader
+        tps = [TopicPartition(self.settings.topic(topic), n) for n in range(self.partitions(topic))]
+        with self._doing(f"looking where {group} is"):
+            places = self._asked(lambda client: client.list_group_offsets({group: tps}))[group]
+        return {tp.partition: int(place.offset) for tp, place in places.items() if place.offset >= 0}
+
     def retain(self, topic: str, retention: Retention) -> int:
         """Leave it to the brokers, which keep of a topic what its settings say.
 
@@ -323,10 +366,7 @@ class KafkaLog:
         self.partitions(topic)  # who may not look at it is told so here alone
         tp = TopicPartition(self.settings.topic(topic), self.partition if partition is None else partition)
         with self._doing(f"looking at {tp.topic} {tp.partition}"):
-            found = self._asked(
-                lambda client: client.list_partition_offsets({tp: which}, IsolationLevel.READ_COMMITTED)
-            )
-        return int(found[tp].offset)
+            return self._asked(partial(_offsets, {tp: which}))[tp]
 
     def _feed(self, topic: str) -> _Feed:
         if topic not in self._feeds:
@@ -413,3 +453,8 @@ def _check(told: Iterable[type[errors.KafkaError]]) -> None:
 
 def _ms(time_s: float) -> int:
     return round(time_s * 1e3)
+
+
+def _offsets(wanted: Mapping[TopicPartition, OffsetSpec], client: KafkaAdminClient) -> dict[TopicPartition, int]:
+    found = client.list_partition_offsets(dict(wanted), IsolationLevel.READ_COMMITTED)
+    return {tp: int(one.offset) for tp, one in found.items()}
