@@ -41,6 +41,9 @@ DEAD_LETTERS_A_READING = 1000
 DEAD_BYTES = 1024
 """Of a frame that could not be used, this much is put aside."""
 
+_BEHIND_NS = 1_000_000_000
+"""What came so long ago, and is read only now, came while we were busy."""
+
 _BRISK_HZ = 12.0
 """At this rate three frames come in 0.25 s."""
 
@@ -176,6 +179,7 @@ class Processor:
         self._saving: Future[None] | None = None
         self._saved_s = time.monotonic()
         self._unsaid: list[Event] = []
+        self._worked = False
         self._noted_s = 0.0
 
     def open(self) -> None:
@@ -218,13 +222,17 @@ class Processor:
             self._note()
             if time.monotonic() - self._saved_s >= self.settings.snapshot_s:
                 self.save(wait=False)
-        return bool(reading.entries or reading.lost)
+        self._worked = bool(reading.entries or reading.lost)
+        return self._worked
 
     def mark_time(self) -> None:
         """Where nothing has come of a region for long, write into the log what time it is.
 
-        A log that is full takes no mark: windows stay open until there is room.
+        Not while reading is behind: what is missing may be there already. A log that is full takes no mark: windows
+        stay open until there is room.
         """
+        if self._worked and self._now_ns() - self.regions.clock_ns > _BEHIND_NS:
+            return
         marks = [
             mark
             for region in self.regions.by_name.values()

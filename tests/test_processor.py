@@ -330,6 +330,24 @@ def test_between_two_frames_of_a_slow_stream_no_time_is_marked(
     log.close()
 
 
+def test_a_region_that_falls_silent_is_marked_while_others_go_on(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "log.db")
+    log.append(FRAMES, [r._replace(key=f"{r.key}/{r.key}") for r in records()])
+    last = [r for r in records() if r.key == "north"][-1]
+    processor = Processor(replace(SETTINGS, idle_s=60.0), log, tmp_path / "events.db", (), lambda: last.time_ns + 10**8)
+    processor.open()
+    drained(processor)
+    for region in processor.regions.by_name.values():
+        region.came_s = time.monotonic() - 100.0
+    log.append(FRAMES, [last._replace(key="north/north", time_ns=last.time_ns + 10**8)])
+    assert processor.step()
+    processor.mark_time()
+    reading = log.read(FRAMES, processor.place)
+    assert [(entry.key, entry.value) for entry in reading.entries] == [("south/", b"")]
+    processor.close()
+    log.close()
+
+
 def test_a_pause_of_months_is_no_time_to_fill(tmp_path: Path) -> None:
     """Nobody wrote and nobody read for long: the first mark closes what was open, and what comes then is a new run."""
     pause_ns = 300 * 86_400 * 10**9

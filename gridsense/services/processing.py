@@ -151,8 +151,7 @@ def process(
                 worked = processor.step()
                 if not worked and last:
                     break
-                if not worked:
-                    processor.mark_time()
+                processor.mark_time()
                 meter.trouble = ""
             except (LogError, StoreError) as error:
                 log.error("%s; trying again in %g s", error, RETRY_S)  # noqa: TRY400 (no bug: an expected trouble)
