@@ -298,43 +298,46 @@ def fence(line: KafkaLine, times: int, rng: random.Random, done: Storm, say: Cal
     done
         What was done is written there.
     say
-        Says how far it is.
-
-    Raises
-    ------
-    CheckError
-        If partitions do not move, or a sleeper does not work again.
+        Says how far it is. A `CheckError` says that partitions do not move, or a sleeper does not work again.
     """
     killing = Killing(line, rng, done)
     wait_until(lambda: all(line.watch.of(name) for name in line.instances), "each has a partition")
-    killing.live(WARM_S)
     for n in range(times):
+        killing.live(rng.uniform(2.0, 5.0))
         sleeper = rng.choice([one for one in line.processors if line.watch.of(one.name)])
-        name, had = sleeper.name, line.watch.of(sleeper.name)
-        killing.live(rng.uniform(1.0, 3.0))
-        sleeper.suspend()
-        try:
-            asleep = commits(line.settings)
-            wait_until(lambda: not had & line.watch.of(name), f"the partitions of {name} move")  # noqa: B023 - used here
-            wait_until(
-                lambda: had <= overtaken(asleep[GROUP], commits(line.settings)[GROUP]).keys(),  # noqa: B023 - used here
-                f"others commit what {name} had",
-            )
-            killing.live(rng.uniform(0.0, 3.0))
-            awake = commits(line.settings)
-        finally:
-            sleeper.resume()
-        wait_until(lambda: bool(line.watch.of(name)), f"{name} has partitions again")  # noqa: B023 - used here
-        killing.live(TAIL_S)
-        for group, places in commits(line.settings).items():
-            over = overtaken(asleep[group], awake[group])
-            done.late += [
-                f"{name} committed {one.offset} in partition {one.partition} of {group} after others had it"
-                for one in places[len(awake[group]) :]
-                if over.get(one.partition) == one.member
-            ]
+        done.late += _sleep(line, sleeper, killing)
         done.sleeps += 1
         say(f"{n + 1} of {times} sleeps", 1)
+
+
+def _sleep(line: KafkaLine, sleeper: Service, killing: Killing) -> list[str]:
+    """Put a processor to sleep and wake it; say what it committed that was no longer its own."""
+    name, had = sleeper.name, line.watch.of(sleeper.name)
+
+    def taken() -> bool:
+        killing.live(1.0)  # it is a long list
+        return had <= overtaken(asleep[GROUP], commits(line.settings)[GROUP]).keys()
+
+    sleeper.suspend()
+    try:
+        asleep = commits(line.settings)
+        wait_until(lambda: not had & line.watch.of(name), f"the partitions of {name} move")
+        wait_until(taken, f"others commit what {name} had")
+        killing.live(killing.rng.uniform(0.0, 3.0))
+        awake = commits(line.settings)
+    finally:
+        sleeper.resume()
+    wait_until(lambda: bool(line.watch.of(name)), f"{name} has partitions again")
+    killing.live(TAIL_S)
+    late = []
+    for group, places in commits(line.settings).items():
+        over = overtaken(asleep[group], awake[group])
+        late += [
+            f"{name} committed {one.offset} in partition {one.partition} of {group} after others had it"
+            for one in places[len(awake[group]) :]
+            if over.get(one.partition) == one.member
+        ]
+    return late
 
 
 def cut_off(line: KafkaLine, outage_s: float, *, asleep: bool, done: Storm, say: Callable[[str, int], None]) -> None:
@@ -502,7 +505,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--asleep", action="store_true", help="with --outage: they sleep instead of being stopped")
     parser.add_argument("--seed", type=int, default=1, help="of the choice of victims and moments (default: 1)")
     parser.add_argument(
-        "--speed", type=float, default=0.0, help="times real time; as a rule 3, and 1 with --outage: 30 frames a second"
+        "--speed", type=float, default=0.0, help="times real time; as a rule 2, and 1 with --outage: 30 frames a second"
     )
     parser.add_argument("--keep", type=Path, default=None, help="a new folder for logs and brokers' data; kept")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object with the figures")
@@ -532,7 +535,7 @@ def check(folder: Path, args: argparse.Namespace, say: Callable[[str, int], None
         What was done, and what came of it. A `CheckError` says that it could not be done.
     """
     done, rng = Storm(), random.Random(args.seed)  # noqa: S311 - it need not be secret
-    speed = args.speed or (1.0 if args.outage else 3.0)
+    speed = args.speed or (1.0 if args.outage else 2.0)
     say("brokers start", 0)
     with Cluster(folder / "brokers", BROKERS) as cluster, KafkaLine(folder, cluster, speed=speed) as line:
         began_s = time.monotonic()
@@ -561,12 +564,12 @@ def going(args: argparse.Namespace) -> Iterator[Callable[[str, int], None]]:
     steps = 3 if args.outage else _kills(args) if not args.fencing else QUICK_SLEEPS if args.quick else SLEEPS
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=steps + 2)
+        task, began_s = bar.add_task("", total=steps + 2), time.monotonic()
 
         def say(words: str, steps: int) -> None:
             bar.update(task, description=words, advance=steps)
             if bar.disable:
-                console.print(words)
+                console.print(f"{time.monotonic() - began_s:5.0f} s: {words}")
 
         yield say
 
