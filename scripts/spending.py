@@ -23,7 +23,7 @@ from typing import Any
 
 NUMBERS = re.compile(r"[-_ ]*\d[-_ \d]*$")
 """At the end of a thread's name: several of a kind are told together."""
-OTHERS = "threads that have ended, and those without Python"
+OTHERS = "what ended threads and BLAS did besides"
 
 
 class _Open(threading.local):
@@ -115,7 +115,7 @@ class Spending:
         alive = {thread for thread, _, _ in _threads()}
         for (thread, stage), spent_s in staged.items():
             if thread not in alive:
-                told[stage, "threads that have ended"] += spent_s
+                told[stage, "threads that ended"] += spent_s
         told[OTHERS, ""] += max(whole_s - sum(told.values()), 0.0)
         self._path.write_text(json.dumps([[*key, spent_s] for key, spent_s in told.items()]), encoding="utf-8")
 

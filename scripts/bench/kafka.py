@@ -49,6 +49,7 @@ from prometheus_client.parser import text_string_to_metric_families  # noqa: E40
 from rich.console import Console  # noqa: E402  # after the path
 from rich.table import Table  # noqa: E402  # after the path
 
+from baselines import atypicality, calibration  # noqa: E402  # after the path
 from gridsense import cli  # noqa: E402  # after the path
 from gridsense.checkpoints import Checkpoints  # noqa: E402  # after the path
 from gridsense.config import load as load_config  # noqa: E402  # after the path
@@ -450,6 +451,8 @@ def watch(spending: Spending) -> None:
     spending.watch(quality, "judge", "judge")
     spending.watch(derive, "derive", "derive")
     spending.watch(Scorers, "score", "step", "explain")
+    spending.watch(atypicality, "score", "fast_vectors", "summarise_period")  # in threads of a step
+    spending.watch(calibration, "score", "step")  # likewise
     spending.watch(Detector, "detect", "step")
     spending.watch(Outages, "detect", "step")
     spending.watch(RegionalWork, "write scores and events as records", "records")
