@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import CoordinatorNotAvailableError
 
 from gridsense import stage
 from gridsense.config import Config, load
@@ -280,7 +281,8 @@ class Line:
 
     def owners(self, group: str = "gridsense") -> list[set[int]]:
         """Which partitions the members of the group have, once that is settled; else nothing."""
-        with closing(admin(self.settings)) as client:
+        told = {"group_state": "unknown"}
+        with closing(admin(self.settings)) as client, suppress(CoordinatorNotAvailableError):
             (told,) = client.describe_groups([self.settings.prefix + group]).values()
         if told["group_state"] != "Stable":
             return []
