@@ -313,7 +313,7 @@ class Stage(Generic[Found]):
                 self._step()
                 self.trouble = ""
             except FencedError as error:
-                doubled = self._live().doubled
+                doubled = self._member is not None and self._member.doubled
                 self._leave()
                 if doubled:
                     member = self.settings.member
