@@ -64,6 +64,9 @@ ASK_S = 5.0
 COUNTED = {"transactions": "_transactions_total", "aborted": "_aborted_total", "fenced": "_fenced_total"}
 """Counters of a processor that are added up, and how their series are called."""
 
+PATIENT = 'stall = "2min"'
+"""A source of the recording is silent for a while: no gateway may connect anew then, and miss what the other gets."""
+
 _OFFSETS = "__consumer_offsets"
 
 
@@ -207,7 +210,7 @@ class KafkaLine:
             for name in (GATEWAY, *self.instances):
                 self._write_settings(name, connections, regions)
             for name in ("witness", "straight"):
-                write_settings(self.folder / name, connections)
+                write_settings(self.folder / name, connections, gateway=PATIENT)
             topics = failed.enter_context(Service(self.folder / GATEWAY, "topics", "topics", "create"))
             topics.start()
             if status := topics.wait():
@@ -346,9 +349,10 @@ class KafkaLine:
     def _write_settings(self, name: str, connections: str, regions: Sequence[str]) -> None:
         listed = ", ".join(f'"{region}"' for region in regions)
         # No marks but the gateway's: whatever the processors add after the frames were read for the oracle, it lacks.
+        # Patience without end: how far behind kills leave a region must not decide what is joined.
         kafka = (
             f'instance = "{name}"\npartitions = {PARTITIONS}\nreplication = {min(self.cluster.brokers, 3)}\n'
-            f'regions = [{listed}]\nsession = "10s"\ntransaction = "8s"\njoin_patience = "5min"\nidle = "1h"'
+            f'regions = [{listed}]\nsession = "10s"\ntransaction = "8s"\njoin_patience = "24h"\nidle = "1h"'
         )
         ports = (0, self.ports[name]) if name == GATEWAY else (self.ports[name], 0)
         write_settings(
@@ -357,6 +361,7 @@ class KafkaLine:
             log=f"kafka://{self.cluster.servers}",
             kafka=kafka,
             snapshot_s=3.0,
+            gateway=PATIENT,
             metrics=f"processor_port = {ports[0]}\ngateway_port = {ports[1]}",
         )
 
