@@ -252,19 +252,16 @@ class Line:
                 for n in range(partitions)
             }
 
-    def read(self, group: str, ends: Mapping[int, int]) -> bool:
-        places = self.places(group)
-        return all((place.offset if place else 0) >= ends[n] for n, place in places.items())
+    def settle(self, *processors: Processing, expired: Mapping[int, int] | None = None) -> None:
+        """Wait until everything that is there, or was, has been read and joined, and that is committed."""
+        with closing(KafkaLog(self.settings)) as log:
+            for group, (topic, _) in GROUPS.items():
+                ends = (expired if topic == FRAMES else None) or log.ends(topic)
+                until(partial(reached, log, topic, group, ends), *processors)
 
-    def settle(self, *processors: Processing) -> None:
-        """Wait until everything that is there has been read and joined, and that is committed."""
-        for group, (topic, partitions) in GROUPS.items():
-            until(partial(self.read, group, self.ends(topic, partitions)), *processors)
-
-    def ends(self, topic: str, partitions: int = PARTITIONS) -> dict[int, int]:
-        with closing(consumer(self.settings)) as client:
-            tps = [TopicPartition(self.settings.topic(topic), n) for n in range(partitions)]
-            return {tp.partition: end for tp, end in client.end_offsets(tps).items()}
+    def ends(self, topic: str) -> dict[int, int]:
+        with closing(KafkaLog(self.settings)) as log:
+            return log.ends(topic)
 
     def expire(self, topic: str, before: Mapping[int, int]) -> None:
         """Remove entries as retention would."""
@@ -294,6 +291,11 @@ class Line:
             }
             for one in told["members"]
         ]
+
+
+def reached(log: KafkaLog, topic: str, group: str, ends: Mapping[int, int]) -> bool:
+    places = log.positions(topic, group)
+    return all(places.get(n, 0) >= end for n, end in ends.items())
 
 
 class Processing(threading.Thread):
@@ -584,15 +586,16 @@ def test_what_retention_took_is_an_event(
     # What was to be read again is gone, and more.
     told = line.ends(FRAMES)
     line.append(until_s(SECONDS, 39))
-    line.expire(FRAMES, line.ends(FRAMES))
+    gone = line.ends(FRAMES)
+    line.expire(FRAMES, gone)
     beginnings()
     with processing(line) as one:
-        line.settle(one)
+        line.settle(one, expired=gone)
     assert [(it.how, it.place, it.told) for it in beginnings()] == [
         ("restored", first[n], told[n]) for n in range(PARTITIONS)
     ]
     _, said = gaps(line.said())
-    assert said == sorted([*sentences("expired", first, end), *sentences("expired", told, line.ends(FRAMES))])
+    assert said == sorted([*sentences("expired", first, end), *sentences("expired", told, gone)])
 
 
 def test_what_cannot_be_restored_is_refused_and_it_goes_on(
