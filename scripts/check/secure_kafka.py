@@ -96,6 +96,9 @@ WORK_S = 5.0
 """For so long a service goes on: it is seen only then whether it can do everything."""
 NO_RIGHT = "no right to do this"
 
+WORKS = {GATEWAY: "receiving from", PROCESSOR: "partition 0: "}
+"""What a service says when it has begun to work."""
+
 Operation = ACLOperation
 Kind = ResourceType
 
@@ -519,7 +522,7 @@ class Site:
                 late_s = time.monotonic() + PATIENCE_S
                 while not (worked or service.ended or service.heard(NO_RIGHT)) and time.monotonic() < late_s:
                     time.sleep(0.1)
-                    worked = self._works(command, log, before, group)
+                    worked = self._works(command, log, before, group) and bool(service.heard(WORKS[command]))
                 with suppress(CheckError):  # what comes to its end does so meanwhile
                     wait_until(lambda: service.ended, "it ends", patience_s=WORK_S)
                 worked = worked and not service.ended
@@ -739,7 +742,7 @@ def _came(outcome: Outcome) -> str:
     if outcome.fine:
         return "works"
     if outcome.status == EXIT_OK:
-        return "complains and goes on"
+        return "complains"
     return f"ends with {outcome.status}"
 
 
