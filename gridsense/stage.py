@@ -37,6 +37,8 @@ RETRY_S = 1.0
 PROBE_S = 1.0
 """Where nothing comes of a partition, it is asked this often whether the servers are there."""
 
+LOOK_S = 0.02
+"""What has come while a round was at work is there within this time, as a rule."""
 GATHERED_BYTES = 4 << 20
 """More than this is not worked on at once."""
 SAID_S = 1.0
@@ -272,7 +274,7 @@ class Stage(Generic[Found]):
         self._saver: ThreadPoolExecutor | None = None
         self._states = StateTopic(kafka, settings.state)
         self._saving: tuple[_Part[Found], int, Future[_Saved]] | None = None
-        self._alive_s = self._probed_s = self._said_s = self._wrote_s = time.monotonic()
+        self._alive_s = self._probed_s = self._said_s = self._wrote_s = self._round_s = time.monotonic()
 
     @property
     def works(self) -> dict[int, Work[Found]]:
@@ -382,9 +384,9 @@ class Stage(Generic[Found]):
             self._observer.told({partition: self._behind(partition) for partition in self._parts})
 
     def _gather(self) -> None:
-        """Read for as long as the pace says: what comes a little later need not wait for the next round."""
+        """Read until the pace says that it is time for a round; where that is past, what has come while we worked."""
         member = self._live()
-        deadline_s = time.monotonic() + self.settings.pace_s
+        deadline_s = max(self._round_s + self.settings.pace_s, time.monotonic() + LOOK_S)
         size = 0
         while size < GATHERED_BYTES and (left_s := deadline_s - time.monotonic()) > 0:
             for partition, new in member.poll(left_s).items():
@@ -393,6 +395,7 @@ class Stage(Generic[Found]):
                     Reading([*before.entries, *new.entries], new.next, (*before.lost, *new.lost)) if before else new
                 )
                 size += sum(len(entry.value) for entry in new.entries)
+        self._round_s = time.monotonic()
 
     def _taken(self, partition: int, part: _Part[Found], reading: Reading) -> Found | None:
         """Have a reading worked on; what was answered for before is worked on in silence."""
