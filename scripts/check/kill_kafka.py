@@ -48,6 +48,7 @@ try:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
+    from gridsense.cli import EXIT_PEER
     from gridsense.errors import GridSenseError
     from scripts.broker.cluster import BrokerError, Cluster
     from scripts.broker.jars import KafkaMissingError
@@ -100,6 +101,8 @@ PAUSE_WEIGHTS = (5, 3, 2)
 BROKER_EVERY, QUICK_BROKER_EVERY = 8, 3
 """After so many kills a broker falls."""
 BROKER_AWAY_S = (0.0, 6.0)
+AGAIN_S = 1.0
+"""Before a processor is started again that found no broker, as whoever runs services does."""
 WARM_S = 12.0
 """Before the first kill: the line comes to work."""
 TAIL_S = 5.0
@@ -119,6 +122,8 @@ class Storm:
         Processors ended by SIGKILL, by name.
     together
         How often so many at once.
+    unanswered
+        Processors that found no broker at their start, ended with that, and were started again.
     brokers
         How often brokers were killed, stopped or put to sleep.
     sleeps
@@ -142,6 +147,7 @@ class Storm:
 
     kills: Counter[str] = field(default_factory=Counter)
     together: Counter[int] = field(default_factory=Counter)
+    unanswered: int = 0
     brokers: Counter[str] = field(default_factory=Counter)
     sleeps: int = 0
     late: list[str] = field(default_factory=list)
@@ -243,11 +249,16 @@ class Killing:
                 if self._due_s.get(one.name, end_s) <= now_s:
                     del self._due_s[one.name]
                     one.start()
+                elif one.process is not None and one.process.poll() == EXIT_PEER:  # at its start a broker was away
+                    one.wait()
+                    self.done.unanswered += 1
+                    self._due_s[one.name] = now_s + AGAIN_S
             self.line.running()
             time.sleep(0.02)
 
     def _victims(self, lives_s: tuple[float, float]) -> list[Service]:
         """Choose who dies, and let them live for a while: while they work, while they still start, or not at all."""
+        self.live(0.05)
         while not (running := self.line.running()):
             self.live(0.1)
         many = self.rng.choices([*TOGETHER], [*TOGETHER.values()])[0]
@@ -444,6 +455,7 @@ def show(console: Console, done: Storm, found: Found) -> None:
         killed = ", ".join(f"{name} {count}" for name, count in sorted(done.kills.items()))
         rows.append(("killed by SIGKILL", killed))
         rows.append(("  of these", together or "each alone"))
+        rows.append(("ended at their start, a broker being away, and started again", f"{done.unanswered}"))
     if done.brokers:
         rows.append(("brokers", ", ".join(f"{how} {count}" for how, count in sorted(done.brokers.items()))))
     if done.sleeps:
