@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pickle
 import signal
 import socket
@@ -86,6 +87,7 @@ GROWTH_S = 0.3
 QUICK_LEARNT_S = 90
 LEARNED = "learned.pickle"
 GATEWAY, BROKER, SIMULATOR = "gateway", "broker", "simulator"
+OWN, OTHERS = "benchmark", "others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,8 @@ class Measured:
     `sent_s` frames a second were to be sent, `received_s` came to the gateway, `frames_s` were decoded by each
     processor. Times are from arrival to committed score. `lag_s` is how far the committed offset was behind at the end,
     in the partition where it was most, `growth_s` by how much that grew from beginning to end; `waiting_bytes` the
-    gateway had not written then. The shares are of one core. Without processors the times are 0.
+    gateway had not written then. The shares are of one core, and `OTHERS` are those who should not be there. Without
+    processors the times are 0.
     """
 
     connections: int
@@ -345,14 +348,16 @@ def measure(cluster: Cluster, load: Load, recorded: Path, setup: Setup, seconds:
             running.signal_profiled(signal.SIGUSR1)
         begun = running.ends(client, SCORES)
         began_s, before = time.monotonic(), running.gateway()
-        cpu_before_s = {name: cpu_s(pid) for name, pid in running.pids.items()}
+        pids = running.pids | {OWN: os.getpid()}
+        cpu_before_s = {name: cpu_s(pid) for name, pid in pids.items()} | {OTHERS: machine_cpu_s()}
         looks = []
         while (now_s := time.monotonic()) < began_s + seconds:
             looks.append((now_s, *running.places(client)))
             running.check()
             time.sleep(max(0.0, now_s + EVERY_S - time.monotonic()))
         span_s, after = time.monotonic() - began_s, running.gateway()
-        share = {name: (cpu_s(pid) - cpu_before_s[name]) / span_s for name, pid in running.pids.items()}
+        share = {name: (cpu_s(pid) - cpu_before_s[name]) / span_s for name, pid in pids.items()}
+        share[OTHERS] = (machine_cpu_s() - cpu_before_s[OTHERS]) / span_s - sum(share.values())
         memory_mib = {name: rss_mib(pid) for name, pid in running.pids.items()}
         if setup.profile:
             running.signal_profiled(signal.SIGUSR2)
@@ -410,6 +415,14 @@ def written(running: Line, begun: Sequence[int]) -> Written:
             ticks = max(ticks, len(rising_ns))
             gap_s = max(gap_s, float(np.diff(rising_ns).max(initial=0)) / 1e9)
     return Written(pmus.total(), ticks, float(np.mean(there)) if there else 0.0, gap_s)
+
+
+def machine_cpu_s() -> float:
+    """Time that all processors of this machine were busy, whoever with; what its host took from it included."""
+    user, nice, system, _, _, *rest = map(
+        int, Path("/proc/stat").read_text(encoding="ascii").split("\n")[0].split()[1:9]
+    )
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
 def lags(looks: Sequence[tuple[float, list[int], list[int]]]) -> tuple[float, float]:
