@@ -32,6 +32,8 @@ FETCH_BYTES = 1 << 21
 """Of one partition in one answer, as a rule; an answer holds twice that, and one record may be larger."""
 UNDECIDED_S = 30.0
 """Beyond the time of a transaction, after which a place that is not decided is said to hang."""
+OPEN_S = 60.0
+"""How long a member that begins waits for servers that are there, and have not settled who does what."""
 ALIVE_S = 1.0
 """Within which a server must answer to be called alive."""
 BREATH_S = 0.005
@@ -215,7 +217,7 @@ class Member:
         with ExitStack() as failed:
             failed.callback(self.close)
             with translated(f"{self.settings.place}: transactions of {self.settings.prefix}{member.group}"):
-                self._producer = self._ready_producer()
+                self._producer = self._first_producer()
             self._consumer = consumer(
                 self.settings,
                 group=member.group,
@@ -519,6 +521,18 @@ class Member:
         self.doubled = isinstance(cause, errors.FencedInstanceIdError)
         reason = f" ({type(cause).__name__})" if cause else ""
         raise FencedError(f"{what}: the group has gone on without this member{reason}: begin anew") from cause
+
+    def _first_producer(self) -> KafkaProducer:
+        """Make a producer; servers of which one answers may still be about to find who coordinates."""
+        deadline_s = time.monotonic() + OPEN_S
+        while True:
+            try:
+                return self._ready_producer()
+            except (errors.RetriableError, errors.KafkaTimeoutError) as error:
+                if self._interrupted.is_set() or time.monotonic() >= deadline_s:
+                    raise
+                _log.warning("%s: %s: no coordinator yet (%s)", self.settings.place, self.member.group, error)
+                self._interrupted.wait(PAUSES_S)
 
     def _ready_producer(self) -> KafkaProducer:
         """Make a producer; whatever its predecessor of this name had begun is committed or aborted on return."""
