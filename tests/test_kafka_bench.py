@@ -60,7 +60,7 @@ def test_a_small_load_is_measured_end_to_end(capsys: pytest.CaptureFixture[str])
     assert load["written"]["share"] > 0.5
     assert sum(load["frames_s"]) > 0
     assert 0 < load["p50_ms"] <= load["p99_ms"] <= load["worst_ms"]
-    assert set(load["share"]) == {"simulator", "processor-1", "gateway", "broker", "benchmark", "others"}
+    assert set(load["share"]) == {"simulator", "processor-1", "gateway", "broker", "benchmark", "others", "the host"}
     assert set(told["kafka_python_share"]) == {"gateway", "processor-1"}
     assert all(0 < share < 1 for share in told["kafka_python_share"].values())
 

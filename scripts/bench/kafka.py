@@ -84,10 +84,11 @@ EVERY_S = 2.0
 LAG_S = 1.0
 GROWTH_S = 0.3
 """A lag that grew by less than this in all that time, by a straight line, does not grow: a batch or two are as long."""
+CATCH_UP_S = 60.0
 QUICK_LEARNT_S = 90
 LEARNED = "learned.pickle"
 GATEWAY, BROKER, SIMULATOR = "gateway", "broker", "simulator"
-OWN, OTHERS = "benchmark", "others"
+OWN, OTHERS, HOST = "benchmark", "others", "the host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +155,8 @@ class Measured:
     `sent_s` frames a second were to be sent, `received_s` came to the gateway, `frames_s` were decoded by each
     processor. Times are from arrival to committed score. `lag_s` is how far the committed offset was behind at the end,
     in the partition where it was most, `growth_s` by how much that grew from beginning to end; `waiting_bytes` the
-    gateway had not written then. The shares are of one core, and `OTHERS` are those who should not be there. Without
-    processors the times are 0.
+    gateway had not written then. The shares are of one core, and `OTHERS` are those who should not be there, `HOST`
+    what this machine did not get of its processors. Without processors the times are 0.
     """
 
     connections: int
@@ -253,6 +254,13 @@ class Line:
                 said = (self.folder / f"{name}.err").read_text(encoding="utf-8")[-2000:]
                 raise RuntimeError(f"{name} ended with {child.returncode}: {said}")
 
+    def catch_up(self) -> None:
+        """Wait until the beginning, when everything is laid out, is made up for; or go on without, in the end."""
+        until_s = time.monotonic() + CATCH_UP_S
+        while any(one[-1]["lag_s"] > LAG_S / 2 for one in self.notes()) and time.monotonic() < until_s:
+            time.sleep(1.0)
+        self.check()
+
     def signal_profiled(self, number: signal.Signals) -> None:
         """Tell those of which a profile is taken to begin or to end."""
         for name, child in self.children.items():
@@ -325,7 +333,7 @@ def line(cluster: Cluster, load: Load, recorded: Path, setup: Setup) -> Iterator
             live.wait_for_notes(path, children)
         running = Line(folder, setup, children, cluster.pid(0))
         time.sleep(setup.settle_s)
-        running.check()
+        running.catch_up()
         yield running
 
 
@@ -349,7 +357,7 @@ def measure(cluster: Cluster, load: Load, recorded: Path, setup: Setup, seconds:
         begun = running.ends(client, SCORES)
         began_s, before = time.monotonic(), running.gateway()
         pids = running.pids | {OWN: os.getpid()}
-        cpu_before_s = {name: cpu_s(pid) for name, pid in pids.items()} | {OTHERS: machine_cpu_s()}
+        cpu_before_s, machine_before_s = {name: cpu_s(pid) for name, pid in pids.items()}, machine_cpu_s()
         looks = []
         while (now_s := time.monotonic()) < began_s + seconds:
             looks.append((now_s, *running.places(client)))
@@ -357,7 +365,8 @@ def measure(cluster: Cluster, load: Load, recorded: Path, setup: Setup, seconds:
             time.sleep(max(0.0, now_s + EVERY_S - time.monotonic()))
         span_s, after = time.monotonic() - began_s, running.gateway()
         share = {name: (cpu_s(pid) - cpu_before_s[name]) / span_s for name, pid in pids.items()}
-        share[OTHERS] = (machine_cpu_s() - cpu_before_s[OTHERS]) / span_s - sum(share.values())
+        busy, stolen = ((now - then) / span_s for now, then in zip(machine_cpu_s(), machine_before_s, strict=True))
+        share |= {OTHERS: busy - sum(share.values()), HOST: stolen}
         memory_mib = {name: rss_mib(pid) for name, pid in running.pids.items()}
         if setup.profile:
             running.signal_profiled(signal.SIGUSR2)
@@ -417,12 +426,13 @@ def written(running: Line, begun: Sequence[int]) -> Written:
     return Written(pmus.total(), ticks, float(np.mean(there)) if there else 0.0, gap_s)
 
 
-def machine_cpu_s() -> float:
-    """Time that all processors of this machine were busy, whoever with; what its host took from it included."""
-    user, nice, system, _, _, *rest = map(
-        int, Path("/proc/stat").read_text(encoding="ascii").split("\n")[0].split()[1:9]
+def machine_cpu_s() -> tuple[float, float]:
+    """Time that all processors of this machine were busy, whoever with, and time that its host took from it."""
+    text = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
+    user, nice, system, _, _, interrupts, softly, stolen = (
+        int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in text.split()[1:9]
     )
-    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+    return user + nice + system + interrupts + softly, stolen
 
 
 def lags(looks: Sequence[tuple[float, list[int], list[int]]]) -> tuple[float, float]:
