@@ -53,6 +53,9 @@ CHUNK = 1 << 22
 SIDE_BY_SIDE = 1 << 14
 """Channels of all streams from which the layers are scored side by side, each in a thread of its own."""
 
+_THREADS = ThreadPoolExecutor(4, "layer")
+"""Kept: to start a thread, where others want the interpreter too, takes longer than what it is for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -506,8 +509,7 @@ def _step(
         )
 
     if len(closing) and state.present.size >= SIDE_BY_SIDE:
-        with ThreadPoolExecutor(len(settings.layers)) as threads:
-            results = list(threads.map(scored, range(len(settings.layers))))
+        results = list(_THREADS.map(scored, range(len(settings.layers))))
     else:
         results = [scored(i) for i in range(len(settings.layers))]
     layers, scores = (tuple(part) for part in zip(*results, strict=True)) if results else ((), ())

@@ -265,7 +265,7 @@ def test_the_command_makes_a_model_goes_on_and_refuses(
     assert training["trained"]["versions"] == {"tensor2tensor": "1.15.7"}
     assert list(training["files"][0]["splits"]) == ["train", "eval", "test"]
     metrics = model.metrics()
-    assert metrics["numpy_deviation"] == 0
+    assert metrics["numpy_deviation"] < 1e-6  # the stand-in is NumPy too, and sums in another order now and then
     assert metrics["test"]["relative_error"][0][0] > 0
     assert metrics["test"]["relative_error"][4] == [None] * 3
     calls = [json.loads(line) for line in (tmp_path / "env" / "bin" / "calls").read_text().splitlines()]
