@@ -7,6 +7,7 @@ a process writes that has lost its partition since, nobody reads. Arrays that ha
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Sequence
 from itertools import islice
@@ -75,9 +76,15 @@ class Checkpoints:
         Where the pieces go.
     partition
         Of that topic.
+
+    Attributes
+    ----------
+    hurry
+        Set it, from anywhere, while somebody waits for what is being saved.
     """
 
     def __init__(self, topic: StateTopic, partition: int) -> None:
+        self.hurry = threading.Event()
         self._topic = topic
         self._partition = partition
         self._writer = uuid4().hex[:8]
@@ -208,7 +215,7 @@ class Checkpoints:
             for one, names in zip(octets, keys, strict=True)
             for n, key in enumerate(names)
         )
-        offsets = iter(self._topic.put(self._partition, pieces))
+        offsets = iter(self._topic.put(self._partition, pieces, self.hurry))
         return [
             _Stored(names, tuple(islice(offsets, len(names))), zlib.crc32(one), *_form(part))
             for part, one, names in zip(parts, octets, keys, strict=True)

@@ -580,10 +580,17 @@ class Stage(Generic[Found]):
 
     def _save_now(self, part: _Part[Found], frozen: _Frozen) -> bool:
         """Have a state saved, and wait for it; the next commit makes it count."""
-        if self._saving is not None:
-            self._note(*self._saving)
-            self._saving = None
-        return self._note(part, part.place, self._pool().submit(part.save, frozen, part.place))
+        running, self._saving = self._saving, None
+        hurried = {part.checkpoints.hurry} | ({running[0].checkpoints.hurry} if running else set())
+        for hurry in hurried:
+            hurry.set()
+        try:
+            if running is not None:
+                self._note(*running)
+            return self._note(part, part.place, self._pool().submit(part.save, frozen, part.place))
+        finally:
+            for hurry in hurried:
+                hurry.clear()
 
     def _note(self, part: _Part[Found], place: int, future: Future[_Saved]) -> bool:
         """Take note of a snapshot that was written, or was not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -61,10 +62,12 @@ class Torn(StateTopic):
         super().__init__(settings, "state")
         self.room = room
 
-    def put(self, partition: int, pieces: Iterable[tuple[str, bytes]]) -> list[int]:
+    def put(
+        self, partition: int, pieces: Iterable[tuple[str, bytes]], hurry: threading.Event | None = None
+    ) -> list[int]:
         every = list(pieces)
         some, self.room = every[: self.room], max(self.room - len(every), 0)
-        offsets = super().put(partition, some)
+        offsets = super().put(partition, some, hurry)
         if len(some) < len(every):
             raise LogError("torn off")
         return offsets

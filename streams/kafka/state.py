@@ -7,6 +7,7 @@ having been written.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,8 +24,8 @@ PIECE_BYTES = 1_000_000
 """Of a piece, at most: with its key it passes where a topic takes the usual 1 MiB."""
 FLIGHT_BYTES = 4 * PIECE_BYTES
 """Of pieces that were sent and not yet acknowledged."""
-RATE_BYTES_S = 50_000_000
-"""Written, at most: what else this process and the servers do goes on beside it."""
+RATE_BYTES_S = 12_000_000
+"""Written, at most, where nobody is in a hurry: what else this process and the servers do goes on beside it."""
 POLL_S = 0.5
 NEAR = 16
 """Offsets that are read over rather than sought past."""
@@ -48,7 +49,9 @@ class StateTopic:
         self.topic = settings.topic(topic)
         self._producer: KafkaProducer | None = None
 
-    def put(self, partition: int, pieces: Iterable[tuple[str, bytes]]) -> list[int]:
+    def put(
+        self, partition: int, pieces: Iterable[tuple[str, bytes]], hurry: threading.Event | None = None
+    ) -> list[int]:
         """Write pieces; they are safe on return.
 
         Parameters
@@ -57,6 +60,8 @@ class StateTopic:
             Of the topic.
         pieces
             Keys and values, taken one by one as they are sent. Compaction keeps the newest of a key.
+        hurry
+            While it is set, as fast as the topic takes it; else at `RATE_BYTES_S` at most.
 
         Returns
         -------
@@ -71,6 +76,7 @@ class StateTopic:
         offsets: list[int] = []
         flight: deque[tuple[int, Any]] = deque()
         began_s, sent, flying = time.monotonic(), 0, 0
+        hurry = hurry or threading.Event()
         with self._writing(partition) as client:
             for key, value in pieces:
                 if len(value) > PIECE_BYTES:
@@ -79,7 +85,9 @@ class StateTopic:
                     size, future = flight.popleft()
                     offsets.append(self._acknowledged(future))
                     flying -= size
-                time.sleep(max(0.0, began_s + sent / RATE_BYTES_S - time.monotonic()))
+                early_s = began_s + sent / RATE_BYTES_S - time.monotonic()
+                if early_s > 0:
+                    hurry.wait(early_s)
                 flight.append((len(value), client.send(self.topic, value, key.encode(), partition=partition)))
                 sent += len(value)
                 flying += len(value)
