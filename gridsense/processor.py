@@ -323,8 +323,8 @@ class Processor:
 
     def _lasting(self) -> list[Event]:
         """Say what is open: disturbances, joined, and what concerns single regions."""
-        open_ = self.regions.open_events()
-        return [*self.joiner.lasting(open_), *(event for event in open_ if event.cause is not Cause.GRID)]
+        own = (event for region in self.regions.by_name.values() for event in region.lasting())
+        return [*self.joiner.lasting(self.regions.open_events()), *own]
 
     def _say(self, events: Sequence[Event]) -> None:
         """Store events, those first that could not be stored before."""

@@ -100,7 +100,7 @@ def process_group(
     )
     told.stages = {REGIONS: first, JOIN: second}
     with ExitStack() as stack:
-        stack.callback(told.close)
+        stack.callback(told.close_regions)
         for stage in (first, second):
             stack.callback(stage.close)
             stage.open()
@@ -405,10 +405,6 @@ class _Told:
     def close_joint(self) -> None:
         """Likewise that of the second."""
         self._joint.close()
-
-    def close(self) -> None:
-        """Let go of boards that are still there."""
-        self.close_regions()
 
     def _board(self, region: str) -> ProcessorBoard:
         board = self._boards.get(region)
