@@ -272,3 +272,16 @@ def test_nobody_there_is_told_within_the_time_given(kafka_prefix: str) -> None:
                 log.read(FRAMES, 0)
         with pytest.raises(UnreachableError):
             log.append(FRAMES, [record(b"a")])
+
+
+def test_a_client_that_still_has_things_to_send_leaves_no_socket_open(settings: KafkaSettings) -> None:
+    client = admin(settings)
+    client.list_topics()
+    connections = client._manager._conns
+    transports = [found.transport for found in connections.values() if found.transport]
+    sockets = [transport._sock for transport in transports]
+    assert sockets
+    for transport in transports:
+        transport._write_buffer.append(b"a request that nobody will send")
+    client.close()
+    assert [socket.fileno() for socket in sockets] == [-1] * len(sockets)

@@ -29,10 +29,15 @@ from kafka.errors import KafkaError
 
 from scripts.broker.credentials import ADMIN, ALLOWED, BROKER, Credentials, make_credentials
 from scripts.broker.jars import HERE, jars, java
+from streams.errors import LogError
+from streams.kafka.clients import admin
+from streams.kafka.settings import KafkaSettings, Mechanism, Protocol, Secret, Security
 
 CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
 PATIENCE_S = 60.0
 """How long a cluster may take until it answers; it takes two seconds on an idle machine."""
+ASK_S = 5.0
+"""Within which a broker answers an administrator."""
 STOP_S = 10.0
 """How long a broker may take to stop before it is killed."""
 LOG_LINES = 20
@@ -68,7 +73,7 @@ PROPERTIES = {
     "num.io.threads": "4",
 }
 
-Security = Literal["plain", "scram"]
+Guard = Literal["plain", "scram"]
 PLAIN = ("CLIENTS", "CONTROLLER")
 """Listeners, each with a port of its own."""
 SECURED = ("CLIENTS", "MTLS", "CONTROLLER")
@@ -126,7 +131,7 @@ class Cluster:
         folder: Path,
         brokers: int = 1,
         *,
-        security: Security = "plain",
+        security: Guard = "plain",
         properties: Mapping[str, str] | None = None,
         optimized: bool = False,
     ) -> None:
@@ -209,8 +214,8 @@ class Cluster:
                 self._launch(n)
             self.wait()
             if self.security == "scram":
-                with self.admin() as admin:
-                    admin.create_acls(ACCESS)
+                with self.admin() as client:
+                    client.create_acls(ACCESS)
         except BaseException:
             self.stop()
             raise
@@ -308,14 +313,14 @@ class Cluster:
         while time.monotonic() < deadline_s:
             self.check()
             try:
-                with self.admin(deadline_s - time.monotonic()) as admin:
+                with self.admin() as client:
                     while time.monotonic() < deadline_s:
                         self.check()
-                        if (missing := self._missing(admin)) is None:
+                        if (missing := self._missing(client)) is None:
                             return
                         last = missing
                         time.sleep(0.05)
-            except (KafkaError, OSError) as error:
+            except (KafkaError, LogError, OSError) as error:
                 last = repr(error)
                 time.sleep(0.1)
         raise BrokerError(f"the brokers did not answer within {patience_s:.0f} s: {last}{self._said(0)}")
@@ -333,47 +338,38 @@ class Cluster:
                 raise BrokerError(f"broker {n} ended with {process.returncode}{self._said(n)}")
 
     @contextmanager
-    def admin(self, patience_s: float = PATIENCE_S) -> Iterator[KafkaAdminClient]:
+    def admin(self) -> Iterator[KafkaAdminClient]:
         """Connect as who may do everything.
-
-        Parameters
-        ----------
-        patience_s
-            How long to try.
 
         Yields
         ------
         KafkaAdminClient
             Closed afterwards.
         """
-        secured = (
-            {}
+        security = (
+            Security()
             if self.security == "plain"
-            else {
-                "security_protocol": "SASL_SSL",
-                "ssl_cafile": str(self.credentials.ca_file),
-                "sasl_mechanism": "SCRAM-SHA-512",
-                "sasl_plain_username": self.credentials.admin.name,
-                "sasl_plain_password": self.credentials.admin.password,
-            }
+            else Security(
+                Protocol.SASL_SSL,
+                Mechanism.SCRAM_SHA_512,
+                self.credentials.admin.name,
+                Secret(self.credentials.admin.password),
+                ca_file=self.credentials.ca_file,
+            )
         )
-        client = KafkaAdminClient(
-            bootstrap_servers=self._servers("CLIENTS", self._processes),
-            bootstrap_timeout_ms=int(patience_s * 1e3),
-            request_timeout_ms=5_000,
-            **secured,
-        )
+        servers = self._servers("CLIENTS", self._processes).split(",")
+        client = admin(KafkaSettings(tuple(servers), security, request_s=ASK_S))
         try:
             yield client
         finally:
             client.close()
 
-    def _missing(self, admin: KafkaAdminClient) -> str | None:
+    def _missing(self, client: KafkaAdminClient) -> str | None:
         """Say what keeps the cluster from being whole, as far as its brokers run."""
         running = set(self._processes)
-        if there := running ^ {b["broker_id"] for b in admin.describe_cluster()["brokers"] if not b.get("is_fenced")}:
+        if there := running ^ {b["broker_id"] for b in client.describe_cluster()["brokers"] if not b.get("is_fenced")}:
             return f"brokers {sorted(there)} are not as they should be"
-        for topic in admin.describe_topics():
+        for topic in client.describe_topics():
             for partition in topic["partitions"]:
                 if lacking := set(partition["replica_nodes"]) & running - set(partition["isr_nodes"]):
                     return f"brokers {sorted(lacking)} lag behind in {topic['name']}"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
 from kafka.net.compat import KafkaNetClient
@@ -406,7 +407,7 @@ class _Direct(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has no type
         return connected
 
 
-class _Receiving:
+class _Socket:
     """Reads from a socket what is there before it says that the other side has closed it.
 
     kafka-python forgets what came just before: of a refusal, the reason. Its pieces of 4 kB also cost a third of the
@@ -435,12 +436,18 @@ class _Receiving:
             received.append(piece)
         return b"".join(received), None
 
+    def sever(self) -> None:
+        """Close the socket if it is open."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
 
-class _Plain(_Receiving, KafkaTCPTransport):  # type: ignore[misc]  # kafka-python has no types
+
+class _Plain(_Socket, KafkaTCPTransport):  # type: ignore[misc]  # kafka-python has no types
     """Bytes to and from a server."""
 
 
-class _Encrypted(_Receiving, KafkaSSLTransport):  # type: ignore[misc]  # kafka-python has no types
+class _Encrypted(_Socket, KafkaSSLTransport):  # type: ignore[misc]  # kafka-python has no types
     """The same over TLS."""
 
 
@@ -456,6 +463,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-pytho
         super().__init__(net, **options)
         self.failure: Exception | None = None
         self._refusals: dict[Any, Exception] = {}
+        self._transports: WeakSet[_Plain | _Encrypted] = WeakSet()
 
     def get_connection(  # its own signature
         self,
@@ -488,8 +496,11 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-pytho
             timeout_at=timeout_at,
         )
         if not self.ssl_enabled:
-            return _Plain(self._net, sock, host=node.host)
+            plain = _Plain(self._net, sock, host=node.host)
+            self._transports.add(plain)
+            return plain
         transport = _Encrypted(self._net, sock, host=node.host, ssl_context=self.config["ssl_context"])
+        self._transports.add(transport)
         try:
             await transport.handshake()
         except BaseException as error:
@@ -504,20 +515,38 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-pytho
         else:
             super().reset_backoff(node_id)
 
+    def sever(self) -> None:
+        """Close the sockets that are still open, now that nothing is sent or received any more."""
+        for transport in list(self._transports):
+            transport.sever()
+
     def _failed(self, node_id: Any, error: Exception) -> None:
         self.failure = error
         if isinstance(translation(error, ""), DeniedError):
             self._refusals[node_id] = error
 
 
+class _Network(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
+    """Connections and their loop, of which nothing stays open when it is closed.
+
+    kafka-python closes a socket when all is sent, and its loop before that.
+    """
+
+    def close(self, node_id: Any = None) -> None:
+        """Close one connection, or all and the loop."""
+        super().close(node_id)
+        if node_id is None:
+            self._manager.sever()
+
+
 def _made(settings: KafkaSettings, make: Callable[[dict[str, Any]], _Client]) -> _Client:
     """Make a client; where it cannot connect, leave nothing open and say why."""
     hushed()
-    clients: list[KafkaNetClient] = []
+    clients: list[_Network] = []
 
     def network(**options: Any) -> KafkaNetClient:  # as kafka-python calls it
         net = NetworkSelector(**options)
-        clients.append(KafkaNetClient(net, _Connections(net, **options), **options))
+        clients.append(_Network(net, _Connections(net, **options), **options))
         return clients[-1]
 
     options = _options(settings) | {"kafka_client": network}
