@@ -48,7 +48,7 @@ Packed = dict[int, tuple[ChannelTable, bytes]]
 """Tables that were written before, by their identity: those of thousands of PMUs take long to write."""
 
 
-def freeze(tree: object, apart: tuple[type, ...], packed: Packed) -> Frozen:  # noqa: C901 (a case for each kind)
+def freeze(tree: object, apart: tuple[type, ...], packed: Packed) -> Frozen:
     """Take a state down.
 
     Parameters
@@ -65,51 +65,63 @@ def freeze(tree: object, apart: tuple[type, ...], packed: Packed) -> Frozen:  # 
     Frozen
         Everything else. A `TypeError` says that the state holds what has no place in one.
     """
-    tables: dict[int, int] = {}
-    used: Packed = {}
-    seen: dict[int, int] = {}
-    arrays: list[NDArray[Any]] = []
+    taker = _Taker(apart, packed)
+    body = taker.take(tree)
+    packed.clear()
+    packed.update(taker.tables)
+    return Frozen(msgspec.msgpack.encode([[octets for _, octets in packed.values()], body]), tuple(taker.arrays))
 
-    def array(value: NDArray[Any]) -> list[object]:
-        if value.nbytes <= INLINE_BYTES:
-            return [value.dtype.str, value.shape, value.tobytes()]
-        if id(value) not in seen:
-            seen[id(value)] = len(arrays)
-            arrays.append(value)
-        return [seen[id(value)]]
 
-    def table(value: ChannelTable) -> int:
-        if id(value) not in used:
-            tables[id(value)] = len(tables)
-            known = packed.get(id(value))
-            used[id(value)] = known or (value, msgspec.msgpack.encode(value.pmus))
-        return tables[id(value)]
+class _Taker:
+    """Takes one state down.
 
-    def walk(value: object) -> object:  # noqa: PLR0911 (a case for each kind)
-        if isinstance(value, apart):
+    Not functions within a function: those that call themselves are a cycle, and the state's arrays would stay until a
+    collection of the oldest generation, minutes later.
+    """
+
+    def __init__(self, apart: tuple[type, ...], packed: Packed) -> None:
+        self.tables: Packed = {}
+        self.arrays: list[NDArray[Any]] = []
+        self._apart = apart
+        self._packed = packed
+        self._numbers: dict[int, int] = {}
+        self._seen: dict[int, int] = {}
+
+    def take(self, value: object) -> object:  # noqa: PLR0911 (a case for each kind)
+        if isinstance(value, self._apart):
             return None
         if isinstance(value, np.ndarray):
-            return array(value)
+            return self._array(value)
         if isinstance(value, np.generic):
             return value.item()
         if isinstance(value, ChannelTable):
-            return table(value)
+            return self._table(value)
         if isinstance(value, Enum):
             return value.value
         if is_dataclass(value):
-            return [walk(getattr(value, field.name)) for field in fields(value)]
+            return [self.take(getattr(value, field.name)) for field in fields(value)]
         if isinstance(value, tuple):
-            return [walk(part) for part in value]
+            return [self.take(part) for part in value]
         if isinstance(value, dict):
-            return [[walk(key), walk(part)] for key, part in value.items()]
+            return [[self.take(key), self.take(part)] for key, part in value.items()]
         if value is None or isinstance(value, (bool, int, float, str, bytes)):
             return value
         raise TypeError(f"a {type(value).__name__} has no place in a state")
 
-    body = walk(tree)
-    packed.clear()
-    packed.update(used)
-    return Frozen(msgspec.msgpack.encode([[octets for _, octets in used.values()], body]), tuple(arrays))
+    def _array(self, value: NDArray[Any]) -> list[object]:
+        if value.nbytes <= INLINE_BYTES:
+            return [value.dtype.str, value.shape, value.tobytes()]
+        if id(value) not in self._seen:
+            self._seen[id(value)] = len(self.arrays)
+            self.arrays.append(value)
+        return [self._seen[id(value)]]
+
+    def _table(self, value: ChannelTable) -> int:
+        if id(value) not in self.tables:
+            self._numbers[id(value)] = len(self._numbers)
+            known = self._packed.get(id(value))
+            self.tables[id(value)] = known or (value, msgspec.msgpack.encode(value.pmus))
+        return self._numbers[id(value)]
 
 
 def thaw(kind: type[T], frozen: Frozen, apart: Mapping[type, object], known: tuple[ChannelTable, ...] = ()) -> T:

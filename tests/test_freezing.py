@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -78,6 +81,20 @@ def test_arrays_are_taken_once_and_small_ones_stand_in_the_skeleton() -> None:
     assert {id(a) for a in first.arrays} == {id(a) for a in second.arrays}
     assert len({id(a) for a in first.arrays}) == len(first.arrays)
     assert all(a.nbytes > 4096 for a in first.arrays)
+
+
+def test_what_was_taken_down_goes_with_who_has_it_and_waits_for_no_collector() -> None:
+    array = np.zeros(5000)
+    gone = weakref.ref(array)
+    gc.disable()
+    try:
+        frozen = freeze((array,), (), {})
+        del array
+        assert gone() is not None
+        del frozen
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_nothing_is_taken_down_before_the_first_frame() -> None:
