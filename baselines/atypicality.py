@@ -27,10 +27,12 @@ from baselines.signatures import (
     FAST_DESCRIPTORS,
     LOGGED_DESCRIPTORS,
     SUMMARY_DESCRIPTORS,
-    Partial,
-    blank_partial,
+    Recent,
+    blank_recent,
+    extended,
     fast_vectors,
     grain_factors,
+    period,
     summarise_period,
     summarise_second,
 )
@@ -248,8 +250,8 @@ class State:
         `(S, spans, C, 2)` float32: least and greatest sample of each hop.
     grain
         `(S, C)` float32: the smallest change of the samples seen yet, their quantum; infinite before the first.
-    partials
-        Summaries of the last seconds, a second less than the longest period has.
+    recent
+        Summaries of the last seconds.
     layers
         One for each of the settings' layers.
     """
@@ -262,7 +264,7 @@ class State:
     fits: NDArray[np.float32]
     extremes: NDArray[np.float32]
     grain: NDArray[np.float32]
-    partials: tuple[Partial, ...]
+    recent: Recent
     layers: tuple[LayerState, ...]
 
 
@@ -296,7 +298,7 @@ def initial(
         If a reference is for other streams, channels or layers.
     """
     streams, channels = present.shape
-    points, spans, seconds = settings.points - 1, settings.spans, settings.longest - 1
+    points, spans = settings.points - 1, settings.spans
     if references is not None and len(references) != len(settings.layers):
         raise ReferenceMismatchError(
             f"{len(references)} references for {len(settings.layers)} layers: they were learned under other settings"
@@ -315,7 +317,7 @@ def initial(
         fits=np.full((streams, spans, channels, 4), np.nan, np.float32),
         extremes=np.full((streams, spans, channels, 2), np.nan, np.float32),
         grain=np.full((streams, channels), np.inf, np.float32),
-        partials=(blank_partial(streams, channels),) * seconds,
+        recent=blank_recent(streams, channels, settings.longest),
         layers=layers,
     )
 
@@ -480,10 +482,13 @@ def _step(
     grain = _grains(settings, state, samples, marks, ends + kept)
     every = np.concatenate([state.fits, fits], axis=1)
     spread = np.concatenate([state.extremes, extremes], axis=1)
-    partials, closing = state.partials, np.flatnonzero(slots[ends] % settings.second == 0)
-    for k in closing:
+    closing = np.flatnonzero(slots[ends] % settings.second == 0)
+    numbers = (slots[ends][closing] // settings.second).tolist()
+    recent = [state.recent]
+    for k, number in zip(closing, numbers, strict=True):
         newest = slice(k + 1, k + 1 + settings.spans)
-        partials = (*partials, summarise_second(every[:, newest], spread[:, newest], state.turn))
+        second = summarise_second(every[:, newest], spread[:, newest], state.turn)
+        recent.append(extended(recent[-1], second, number, state.turn))
 
     def scored(i: int) -> tuple[LayerState, Scores]:
         """Score one layer; layers know nothing of each other."""
@@ -493,10 +498,12 @@ def _step(
             columns = state.layers[i].reference.used.shape[1]
             vectors = np.empty((len(at), len(state.slot), columns), np.float32)
             there = np.empty((len(at), *state.present.shape), np.float32)
-            for n in range(len(at)):
-                recent = partials[: len(state.partials) + 1 + n][-settings.seconds(layer) :]
-                summary = summarise_period(recent, settings.spans, state.turn, absolute=layer.absolute)
-                vectors[n], there[n] = summary
+            seconds = settings.seconds(layer)
+            for n, number in enumerate(numbers):
+                chosen = period(recent[n + 1], seconds, number)
+                vectors[n], there[n] = summarise_period(
+                    chosen, seconds, settings.spans, state.turn, absolute=layer.absolute
+                )
         else:
             at, there, grains = slots[ends], share, grain
             vectors = fast_vectors(every, settings.spans, state.turn)
@@ -523,7 +530,7 @@ def _step(
         fits=np.ascontiguousarray(every[:, every.shape[1] - memory :]),
         extremes=np.ascontiguousarray(spread[:, spread.shape[1] - memory :]),
         grain=grain[-1] if len(grain) else state.grain,
-        partials=partials[len(closing) :],
+        recent=recent[-1],
         layers=layers,
     )
     return new, scores

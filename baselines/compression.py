@@ -285,12 +285,12 @@ def distance(
     gain = 1 / reference.rest[:, None] - 1 / reference.variances
     for lo in range(0, count, step):
         part = z[lo : lo + step]
-        # One column after the other, element by element: the same bits whatever the number of streams or times.
-        scores = np.zeros((len(part), streams, reference.loadings.shape[2]))
+        # One column after the other, element by element: the same bits whatever the number of streams or times. So does
+        # einsum, told not to ask BLAS, with what is summed over in the middle.
+        scores = np.einsum("ksd,sdr->ksr", part, reference.loadings, optimize=False)
         square = np.zeros(part.shape[:2])
         for d in range(columns):
             column = part[:, :, d]
-            scores += column[:, :, None] * reference.loadings[:, d]
             square += column * column
         pattern[lo : lo + step] = nearest(scores, reference.patterns, reference.frequencies, reference.variances)
         scores *= scores

@@ -7,8 +7,8 @@ a second. It judges nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,18 +38,22 @@ TOGETHER = 1 << 13
 """Channels of all streams that are summarised at a time, so that what grows over the period stays in the cache."""
 
 
+TEN = 10
+"""Seconds that are joined once and for all, where a period holds them whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The summary of one second, ready to be joined with others; a's are relative to `base`.
+    """The summary of one second or several, ready to be joined with others; a's are relative to `base`.
 
-    A second without a fit has a `base` of NaN, infinite extremes, and zeros.
+    Seconds without a fit have a `base` of NaN, infinite extremes, and zeros.
 
     Attributes
     ----------
     base
-        `(S, C)` float32: the second's first a; NaN where it has no fit.
+        `(S, C)` float32: the first a; NaN where there is no fit.
     count
-        `(S, C)` uint8: fits.
+        `(S, C)` uint16: fits.
     least
         `(S, C, 4)` float32 of a, b, c, d; a's is that of the samples themselves.
     most
@@ -66,6 +70,43 @@ class Partial:
     most: NDArray[np.float32]
     mean: NDArray[np.float32]
     scatter: NDArray[np.float32]
+
+    def of(self, part: slice) -> Partial:
+        """Take some streams.
+
+        Parameters
+        ----------
+        part
+            Which.
+
+        Returns
+        -------
+        Partial
+            Views of theirs.
+        """
+        return Partial(*(getattr(self, field.name)[part] for field in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """Summaries of the last seconds, from which any period that ends now is joined.
+
+    Tens of seconds begin where the number of a second since the epoch ends with 0: all streams' at the same moments,
+    however the stream is cut.
+
+    Attributes
+    ----------
+    seconds
+        Of each of the last seconds, as many as the longest period has.
+    tens
+        Of the last whole tens, as many as the longest period may hold.
+    begun
+        Of the seconds of the ten that has begun; where there are no tens, of none.
+    """
+
+    seconds: tuple[Partial, ...]
+    tens: tuple[Partial, ...]
+    begun: Partial
 
 
 def grain_factors(descriptors: tuple[str, ...]) -> NDArray[np.float64]:
@@ -144,12 +185,91 @@ def blank_partial(streams: int, channels: int) -> Partial:
     shape = (streams, channels)
     return Partial(
         base=np.full(shape, np.nan, np.float32),
-        count=np.zeros(shape, np.uint8),
+        count=np.zeros(shape, np.uint16),
         least=np.full((*shape, 4), np.inf, np.float32),
         most=np.full((*shape, 4), -np.inf, np.float32),
         mean=np.zeros((*shape, 4), np.float32),
         scatter=np.zeros((*shape, 4), np.float32),
     )
+
+
+def blank_recent(streams: int, channels: int, longest: int) -> Recent:
+    """Make the summaries of streams that have seen nothing.
+
+    Parameters
+    ----------
+    streams
+        `S`.
+    channels
+        `C`.
+    longest
+        Seconds of the longest period.
+
+    Returns
+    -------
+    Recent
+        Of that size.
+    """
+    blank = blank_partial(streams, channels)
+    return Recent((blank,) * longest, (blank,) * (longest // TEN), blank)
+
+
+def extended(recent: Recent, newest: Partial, number: int, turn: NDArray[np.float32]) -> Recent:
+    """Go on by a second.
+
+    Parameters
+    ----------
+    recent
+        Up to the second before.
+    newest
+        Of the second.
+    number
+        Which it is, since the epoch.
+    turn
+        `(S, C)`: see `wrapped`.
+
+    Returns
+    -------
+    Recent
+        Up to this second; the oldest is gone.
+    """
+    seconds = (*recent.seconds, newest)[1:]
+    if not recent.tens:
+        return Recent(seconds, (), recent.begun)
+    begun = newest
+    if number % TEN:
+        begun = blank_partial(*turn.shape)
+        for part in _parts(*turn.shape):
+            _join([recent.begun, newest], begun, part, turn)
+    if number % TEN < TEN - 1:
+        return Recent(seconds, recent.tens, begun)
+    return Recent(seconds, (*recent.tens, begun)[1:], blank_partial(*turn.shape))
+
+
+def period(recent: Recent, seconds: int, number: int) -> list[Partial]:
+    """Choose the summaries that make up a period.
+
+    Parameters
+    ----------
+    recent
+        Up to the period's last second.
+    seconds
+        How many the period has.
+    number
+        The number of its last since the epoch.
+
+    Returns
+    -------
+    list[Partial]
+        In the order of time.
+    """
+    begun = (number + 1) % TEN
+    if begun > seconds or not recent.tens:
+        return list(recent.seconds[-seconds:])
+    tens, head = divmod(seconds - begun, TEN)
+    first = len(recent.seconds) - seconds
+    whole = recent.tens[len(recent.tens) - tens :]
+    return [*recent.seconds[first : first + head], *whole, *([recent.begun] if begun else [])]
 
 
 def summarise_second(fits: NDArray[np.float32], extremes: NDArray[np.float32], turn: NDArray[np.float32]) -> Partial:
@@ -171,7 +291,7 @@ def summarise_second(fits: NDArray[np.float32], extremes: NDArray[np.float32], t
     """
     streams, spans, channels, _ = fits.shape
     there = np.isfinite(fits[..., 3])
-    count = there.sum(1, dtype=np.uint8)
+    count = there.sum(1, dtype=np.uint16)
     base = np.full((streams, channels), np.nan, np.float32)
     for j in range(spans - 1, -1, -1):
         base = np.where(there[:, j], fits[:, j, :, 0], base)
@@ -196,14 +316,16 @@ def summarise_second(fits: NDArray[np.float32], extremes: NDArray[np.float32], t
 
 
 def summarise_period(
-    partials: Sequence[Partial], spans: int, turn: NDArray[np.float32], *, absolute: bool
+    partials: Sequence[Partial], seconds: int, spans: int, turn: NDArray[np.float32], *, absolute: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Join the summaries of a period's seconds.
+    """Join the summaries that make up a period.
 
     Parameters
     ----------
     partials
-        Of the period's seconds, in order.
+        See `period`, in order.
+    seconds
+        How many it has.
     spans
         Fits in a second without gaps.
     turn
@@ -221,52 +343,59 @@ def summarise_period(
     streams, channels = turn.shape
     out = np.empty((streams, channels * len(SUMMARY_DESCRIPTORS)), np.float32)
     share = np.empty((streams, channels), np.float32)
-    some = max(1, TOGETHER // max(1, channels))
-    for lo in range(0, streams, some):
-        part = slice(lo, lo + some)
-        out[part], share[part] = _summarised(partials, part, spans, turn[part], absolute=absolute)
+    whole = blank_partial(streams, channels)
+    for part in _parts(streams, channels):
+        _join(partials, whole, part, turn)
+        out[part], share[part] = _described(whole.of(part), seconds * spans, absolute=absolute)
     return out, share
 
 
-def _summarised(
-    partials: Sequence[Partial], part: slice, spans: int, turn: NDArray[np.float32], *, absolute: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Join the seconds of some streams."""
-    streams, channels = turn.shape
-    base = np.full((streams, channels), np.nan, np.float32)
-    for second in reversed(partials):
-        base = np.where(second.count[part] > 0, second.base[part], base)
-    least = np.full((streams, channels, 4), np.inf, np.float32)
-    most = np.full((streams, channels, 4), -np.inf, np.float32)
-    count = np.zeros((streams, channels, 1), np.float32)
-    mean, scatter, work = (np.zeros((streams, channels, 4), np.float32) for _ in range(3))
-    # Chan's update, one second after the other: the order of the sums is the order of time, whatever the block.
-    # A second without a fit has infinite extremes and zeros, and so changes nothing.
-    for second in partials:
-        n = second.count[part, :, None].astype(np.float32)
-        shift = wrapped(second.base[part] - base, turn)
-        shift = np.where(n[..., 0] > 0, shift, np.float32(0))
-        low, high = second.least[part], second.most[part]
-        np.fmin(least[..., 0], low[..., 0] + shift, out=least[..., 0])
-        np.fmax(most[..., 0], high[..., 0] + shift, out=most[..., 0])
-        np.fmin(least[..., 1:], low[..., 1:], out=least[..., 1:])
-        np.fmax(most[..., 1:], high[..., 1:], out=most[..., 1:])
+def _parts(streams: int, channels: int) -> Iterator[slice]:
+    some = max(1, TOGETHER // max(1, channels))
+    return (slice(lo, lo + some) for lo in range(0, streams, some))
+
+
+def _join(partials: Sequence[Partial], into: Partial, part: slice, turn: NDArray[np.float32]) -> None:
+    """Join summaries of some streams, in the order of time, into one that is blank.
+
+    Chan's update, one summary after the other: the order of the sums is the order of time, whatever the block. What is
+    without a fit has infinite extremes and zeros, and so changes nothing.
+    """
+    into, turn = into.of(part), turn[part]
+    count = np.zeros((*turn.shape, 1), np.float32)
+    work = np.empty((*turn.shape, 4), np.float32)
+    for one in partials:
+        some = one.of(part)
+        n = some.count[..., None].astype(np.float32)
+        np.copyto(into.base, some.base, where=count[..., 0] == 0)
+        shift = np.where(n[..., 0] > 0, wrapped(some.base - into.base, turn), np.float32(0))
+        np.fmin(into.least[..., 0], some.least[..., 0] + shift, out=into.least[..., 0])
+        np.fmax(into.most[..., 0], some.most[..., 0] + shift, out=into.most[..., 0])
+        np.fmin(into.least[..., 1:], some.least[..., 1:], out=into.least[..., 1:])
+        np.fmax(into.most[..., 1:], some.most[..., 1:], out=into.most[..., 1:])
         both = count + n
         weight = n / np.maximum(both, 1)
-        away = second.mean[part] - mean
+        away = some.mean - into.mean
         away[..., 0] += shift
-        mean += np.multiply(away, weight, out=work)
+        np.add(into.mean, np.multiply(away, weight, out=work), out=into.mean)
         away *= away
         away *= count * weight
-        scatter += away
-        scatter += second.scatter[part]
+        away += some.scatter
+        np.add(into.scatter, away, out=into.scatter)
         count = both
+    np.copyto(into.count, count[..., 0], casting="unsafe")
+
+
+def _described(whole: Partial, most: int, *, absolute: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Describe a period that may have so many fits at most."""
+    count = whole.count.astype(np.float32)
     # A lone fit's rounding must not turn a distance negative.
     with np.errstate(invalid="ignore"):
-        below, above = np.maximum(mean - least, 0), np.maximum(most - mean, 0)
-    out = np.stack([below, above, mean, np.sqrt(scatter / np.maximum(count - 1, 1))], axis=-1)
+        below, above = np.maximum(whole.mean - whole.least, 0), np.maximum(whole.most - whole.mean, 0)
+    spread = np.sqrt(whole.scatter / np.maximum(count - 1, 1)[..., None])
+    out = np.stack([below, above, whole.mean, spread], axis=-1)
     if absolute:
-        out[..., 0, 2] += base
-    share = count[..., 0] / (len(partials) * spans)
-    out[(share < LEAST_SHARE) | (count[..., 0] < 2)] = np.nan
-    return out.reshape(streams, -1).astype(np.float32), share.astype(np.float32)
+        out[..., 0, 2] += whole.base
+    share = count / most
+    out[(share < LEAST_SHARE) | (count < 2)] = np.nan
+    return out.reshape(len(out), -1).astype(np.float32), share.astype(np.float32)

@@ -30,7 +30,7 @@ from streams.log import Entry, region_of
 
 log = logging.getLogger(__name__)
 
-_FORM = 3
+_FORM = 4
 """Of what is taken down: raised when an older one can no longer be read."""
 REGIONS_MOST = 1000
 """Regions of one log, or partition, at most: whoever may write there could name any number."""

@@ -31,7 +31,15 @@ from baselines.errors import BaselinesError, ReferenceMismatchError, ShapeError,
 from baselines.patterns import cluster
 from baselines.reporting_grid import slots_of, times_of
 from baselines.sentences import WORDS, degree, describe_pattern, sentence, strongest
-from baselines.signatures import FAST_DESCRIPTORS, SUMMARY_DESCRIPTORS
+from baselines.signatures import (
+    FAST_DESCRIPTORS,
+    SUMMARY_DESCRIPTORS,
+    blank_recent,
+    extended,
+    period,
+    summarise_period,
+    summarise_second,
+)
 from baselines.stream_axis import from_arrays, join_streams, take_streams, to_arrays
 
 RATE = 30.0
@@ -392,3 +400,31 @@ def test_streams_that_wait_for_their_turn_learn_at_once_where_nothing_more_comes
     settled = settle(told, state)
     assert settled.layers[0].reference.learned.all()
     assert not state.layers[0].reference.learned.all(), "the state that was given is left as it was"
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    first=st.integers(0, 40),
+    seconds=st.sampled_from([3, 10, 25, 60]),
+    longest=st.sampled_from([7, 60]),
+    gaps=st.floats(0, 1),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_period_joined_from_tens_is_the_one_joined_from_its_seconds(
+    seed: int, first: int, seconds: int, longest: int, gaps: float
+) -> None:
+    seconds = min(seconds, longest)
+    rng, turn = np.random.default_rng(seed), np.array([[0, 360], [0, 360]], np.float32)
+    recent = blank_recent(2, 2, longest)
+    for number in range(first, first + 85):
+        fits = np.where(rng.random((2, 5, 2, 1)) < gaps, np.nan, rng.normal(size=(2, 5, 2, 4))).astype(np.float32)
+        second = summarise_second(fits, np.stack([fits[..., 0] - 1, fits[..., 0] + 1], axis=-1), turn)
+        recent = extended(recent, second, number, turn)
+        chosen = period(recent, seconds, number)
+        straight = recent.seconds[-seconds:]
+        assert len(chosen) <= 9 + seconds // 10 + 9
+        assert sum(one.count.sum() for one in chosen) == sum(one.count.sum() for one in straight)
+        told, share = summarise_period(chosen, seconds, 5, turn, absolute=True)
+        expected, expected_share = summarise_period(straight, seconds, 5, turn, absolute=True)
+        np.testing.assert_array_equal(share, expected_share)
+        np.testing.assert_allclose(told, expected, rtol=1e-4, atol=1e-4)
