@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from kafka import TopicPartition
 from kafka.admin import NewTopic
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import CoordinatorNotAvailableError, KafkaTimeoutError
 
+import streams.kafka.member
 from scripts.broker.cluster import Cluster
 from streams.errors import FencedError, LogError, UnreachableError
 from streams.kafka.clients import admin, consumer, producer
@@ -556,3 +557,26 @@ def test_partitions_move_without_loss_or_double(settings: KafkaSettings) -> None
             readings = member.poll(1.0)
             member.transact(copied(readings), places(readings))
     assert sorted((entry.value for entry in written(settings)), key=int) == numbers(0, count)
+
+
+def test_who_begins_while_the_servers_settle_who_coordinates_waits(
+    settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [CoordinatorNotAvailableError(), KafkaTimeoutError()]
+    ready = Member._ready_producer
+
+    def hesitant(member: Member) -> object:
+        if refusals:
+            raise refusals.pop()
+        return ready(member)
+
+    monkeypatch.setattr(Member, "_ready_producer", hesitant)
+    monkeypatch.setattr(streams.kafka.member, "PAUSES_S", 0.01)
+    member = Member(settings, MemberSettings("g", "in"), lambda _: None, lambda _: None)
+    with opened(member):
+        assert not refusals
+        assert member.committed(0) is None
+    refusals.append(CoordinatorNotAvailableError())
+    monkeypatch.setattr(streams.kafka.member, "OPEN_S", 0.0)
+    with pytest.raises(LogError, match="transactions of"):
+        member.open()
