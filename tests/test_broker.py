@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -59,7 +59,10 @@ def is_there(pid: int) -> bool:
 
 def listening(pid: int) -> list[str]:
     """Addresses, as the kernel writes them, that a process takes connections at."""
-    held = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    held = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile: a connection, not what listens
+            held.add(str(fd.readlink()))
     lines = [
         line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
     ]
