@@ -160,8 +160,8 @@ def test_joining_may_outlast_a_look(settings: KafkaSettings, monkeypatch: pytest
 # ---------------------------------------------------------------- whole gateways
 
 
-def until(condition: Callable[[], object], *processes: subprocess.Popen[bytes]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
+def until(condition: Callable[[], object], *processes: subprocess.Popen[bytes], patience_s: float = PATIENCE_S) -> None:
+    deadline_s = time.monotonic() + patience_s
     while not condition():
         for process in processes:
             assert process.poll() is None
@@ -378,7 +378,8 @@ def test_of_a_pair_one_writes_and_the_other_takes_over(
         until(written_since, other)
         if end == signal.SIGSTOP:
             os.kill(pair[writer].pid, signal.SIGCONT)
-            until(lambda: said(folders[writer]).count("stands by") > turns, *pair)
+            # It writes nothing, but may take a minute and a half until it has said so.
+            until(lambda: said(folders[writer]).count("stands by") > turns, *pair, patience_s=4 * PATIENCE_S)
         until(served.over.is_set, other)
         until(complete(settings, served.sent), other)
         stack.close()
