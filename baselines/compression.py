@@ -285,8 +285,8 @@ def distance(
     gain = 1 / reference.rest[:, None] - 1 / reference.variances
     for lo in range(0, count, step):
         part = z[lo : lo + step]
-        # One column after the other, element by element: the same bits whatever the number of streams or times. So does
-        # einsum, told not to ask BLAS, with what is summed over in the middle.
+        # One column after the other, element by element: the same bits whatever the number of streams or times.
+        # einsum does it so where it does not ask BLAS.
         scores = np.einsum("ksd,sdr->ksr", part, reference.loadings, optimize=False)
         square = np.zeros(part.shape[:2])
         for d in range(columns):

@@ -236,11 +236,9 @@ def extended(recent: Recent, newest: Partial, number: int, turn: NDArray[np.floa
     seconds = (*recent.seconds, newest)[1:]
     if not recent.tens:
         return Recent(seconds, (), recent.begun)
-    begun = newest
-    if number % TEN:
-        begun = blank_partial(*turn.shape)
-        for part in _parts(*turn.shape):
-            _join([recent.begun, newest], begun, part, turn)
+    begun = blank_partial(*turn.shape)
+    for part in _parts(*turn.shape):
+        _join([recent.begun, newest], begun, part, turn)
     if number % TEN < TEN - 1:
         return Recent(seconds, recent.tens, begun)
     return Recent(seconds, (*recent.tens, begun)[1:], blank_partial(*turn.shape))

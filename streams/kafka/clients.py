@@ -496,10 +496,9 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-pytho
             timeout_at=timeout_at,
         )
         if not self.ssl_enabled:
-            plain = _Plain(self._net, sock, host=node.host)
-            self._transports.add(plain)
-            return plain
-        transport = _Encrypted(self._net, sock, host=node.host, ssl_context=self.config["ssl_context"])
+            transport: _Plain | _Encrypted = _Plain(self._net, sock, host=node.host)
+        else:
+            transport = _Encrypted(self._net, sock, host=node.host, ssl_context=self.config["ssl_context"])
         self._transports.add(transport)
         try:
             await transport.handshake()
